@@ -1,0 +1,2 @@
+//! The node plugin's command line.
+fn main() {}
