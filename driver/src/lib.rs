@@ -5,4 +5,5 @@
 
 pub mod config;
 pub mod exec;
+pub mod lvm;
 pub mod volume;

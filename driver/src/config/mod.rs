@@ -63,11 +63,7 @@ pub struct Timeouts {
 
 impl Default for Timeouts {
     fn default() -> Self {
-        Self {
-            answer_seconds: 10,
-            node_answer_seconds: 100,
-            kill_seconds: 1800,
-        }
+        Self { answer_seconds: 10, node_answer_seconds: 100, kill_seconds: 1800 }
     }
 }
 
@@ -174,10 +170,7 @@ impl Config {
     /// What a node uses without a configuration file: the class `default`, the volume group `quarry`.
     #[must_use]
     pub fn zero() -> Self {
-        Self {
-            device_classes: default_classes(),
-            timeouts: Timeouts::default(),
-        }
+        Self { device_classes: default_classes(), timeouts: Timeouts::default() }
     }
 
     /// Reads and checks the file, for one node.
@@ -185,10 +178,8 @@ impl Config {
     /// # Errors
     /// [`ConfigError`].
     pub fn load(path: &Path, node_name: &str) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
-            path: path.to_owned(),
-            source,
-        })?;
+        let text =
+            std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
         Self::parse(&text, path, node_name)
     }
 
@@ -198,33 +189,20 @@ impl Config {
     /// [`ConfigError`]; `path` is for the message alone.
     pub fn parse(text: &str, path: &Path, node_name: &str) -> Result<Self, ConfigError> {
         // An empty file, or one with comments only, is no configuration.
-        if text.lines().all(|line| {
-            matches!(line.trim_start().chars().next(), None | Some('#')) || line.trim() == "{}"
-        }) {
+        if text.lines().all(|line| matches!(line.trim_start().chars().next(), None | Some('#')) || line.trim() == "{}")
+        {
             return Ok(Self::zero());
         }
-        let file: File = serde_saphyr::from_str(text).map_err(|error| ConfigError::Parse {
-            path: path.to_owned(),
-            message: error.to_string(),
-        })?;
+        let file: File = serde_saphyr::from_str(text)
+            .map_err(|error| ConfigError::Parse { path: path.to_owned(), message: error.to_string() })?;
         check_classes(path, "deviceClasses", &file.device_classes)?;
         for (index, node) in file.nodes.iter().enumerate() {
-            check_classes(
-                path,
-                &format!("nodes[{index}].deviceClasses"),
-                &node.device_classes,
-            )?;
+            check_classes(path, &format!("nodes[{index}].deviceClasses"), &node.device_classes)?;
         }
         check_timeouts(path, &file.timeouts)?;
-        let matching = file
-            .nodes
-            .into_iter()
-            .find(|node| pattern::matches(&node.r#match, node_name));
+        let matching = file.nodes.into_iter().find(|node| pattern::matches(&node.r#match, node_name));
         let device_classes = matching.map_or(file.device_classes, |node| node.device_classes);
-        Ok(Self {
-            device_classes,
-            timeouts: file.timeouts,
-        })
+        Ok(Self { device_classes, timeouts: file.timeouts })
     }
 
     /// The class of that name, if this node has it.
@@ -236,27 +214,14 @@ impl Config {
 
 fn check_classes(path: &Path, place: &str, classes: &[DeviceClass]) -> Result<(), ConfigError> {
     let wrong = |key: String, value: &dyn std::fmt::Display, expected: &str| {
-        Err(ConfigError::Value {
-            path: path.to_owned(),
-            key,
-            value: value.to_string(),
-            expected: expected.to_owned(),
-        })
+        Err(ConfigError::Value { path: path.to_owned(), key, value: value.to_string(), expected: expected.to_owned() })
     };
     for (index, class) in classes.iter().enumerate() {
         let key = |name: &str| format!("{place}[{index}].{name}");
         if !is_device_class(&class.name) {
-            return wrong(
-                key("name"),
-                &class.name,
-                "1 to 63 letters, digits, '-', '_' or '.'",
-            );
+            return wrong(key("name"), &class.name, "1 to 63 letters, digits, '-', '_' or '.'");
         }
-        if classes
-            .iter()
-            .take(index)
-            .any(|earlier| earlier.name == class.name)
-        {
+        if classes.iter().take(index).any(|earlier| earlier.name == class.name) {
             return wrong(key("name"), &class.name, "a name that no other class has");
         }
         if !lvm_accepts(&class.volume_group) || escaped_len(&class.volume_group) > MAX_ESCAPED_VG {
@@ -277,17 +242,9 @@ fn check_classes(path: &Path, place: &str, classes: &[DeviceClass]) -> Result<()
             return wrong(key("poolPercent"), &class.pool_percent, "between 1 and 100");
         }
         if !(1.0..=100.0).contains(&class.overprovision_ratio) {
-            return wrong(
-                key("overprovisionRatio"),
-                &class.overprovision_ratio,
-                "between 1 and 100",
-            );
+            return wrong(key("overprovisionRatio"), &class.overprovision_ratio, "between 1 and 100");
         }
-        if let Some(device) = class
-            .devices
-            .iter()
-            .find(|device| !device.starts_with("/dev"))
-        {
+        if let Some(device) = class.devices.iter().find(|device| !device.starts_with("/dev")) {
             return wrong(key("devices"), &device.display(), "paths below /dev");
         }
     }
@@ -300,10 +257,7 @@ fn check_timeouts(path: &Path, timeouts: &Timeouts) -> Result<(), ConfigError> {
         ("timeouts.nodeAnswerSeconds", timeouts.node_answer_seconds),
     ] {
         if !(1..timeouts.kill_seconds).contains(&value) {
-            let expected = format!(
-                "between 1 and timeouts.killSeconds ({})",
-                timeouts.kill_seconds
-            );
+            let expected = format!("between 1 and timeouts.killSeconds ({})", timeouts.kill_seconds);
             return Err(ConfigError::Value {
                 path: path.to_owned(),
                 key: key.to_owned(),
@@ -328,12 +282,7 @@ mod tests {
         assert_eq!(parse("").unwrap(), Config::zero());
         assert_eq!(parse("# nothing\n").unwrap(), Config::zero());
         assert_eq!(parse("{}\n").unwrap(), Config::zero());
-        assert_eq!(
-            parse("timeouts: {answerSeconds: 5}")
-                .unwrap()
-                .device_classes,
-            Config::zero().device_classes
-        );
+        assert_eq!(parse("timeouts: {answerSeconds: 5}").unwrap().device_classes, Config::zero().device_classes);
     }
 
     #[test]
@@ -343,86 +292,42 @@ mod tests {
         assert_eq!(config.class("default"), None);
         let nvme = config.class("nvme").unwrap();
         assert_eq!(
-            (
-                nvme.volume_group.as_str(),
-                nvme.pool_percent,
-                nvme.thin_pool.as_str()
-            ),
+            (nvme.volume_group.as_str(), nvme.pool_percent, nvme.thin_pool.as_str()),
             ("fast", 50, "quarry-pool")
         );
     }
 
     #[test]
     fn a_typo_is_named_with_its_line_and_the_keys_there_are() {
-        let error = parse("deviceClasses:\n  - name: default\n    volumeGruop: quarry\n")
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("line 3")
-                && error.contains("volumeGruop")
-                && error.contains("volumeGroup"),
-            "{error}"
-        );
+        let error = parse("deviceClasses:\n  - name: default\n    volumeGruop: quarry\n").unwrap_err().to_string();
+        assert!(error.contains("line 3") && error.contains("volumeGruop") && error.contains("volumeGroup"), "{error}");
         let error = parse("deviceClasess: []\n").unwrap_err().to_string();
-        assert!(
-            error.contains("line 1") && error.contains("deviceClasess"),
-            "{error}"
-        );
-        let error = parse("deviceClasses:\n  - {name: a, volumeGroup: b, poolPercent: many}\n")
-            .unwrap_err()
-            .to_string();
+        assert!(error.contains("line 1") && error.contains("deviceClasess"), "{error}");
+        let error =
+            parse("deviceClasses:\n  - {name: a, volumeGroup: b, poolPercent: many}\n").unwrap_err().to_string();
         assert!(error.contains("line 2"), "{error}");
     }
 
     #[test]
     fn a_value_that_cannot_be_is_named_with_what_would_be_right() {
-        let class = |rest: &str| {
-            parse(&format!(
-                "deviceClasses:\n  - {{name: a, volumeGroup: b{rest}}}\n"
-            ))
-        };
+        let class = |rest: &str| parse(&format!("deviceClasses:\n  - {{name: a, volumeGroup: b{rest}}}\n"));
         for (rest, named) in [
-            (
-                ", poolPercent: 0",
-                "deviceClasses[0].poolPercent is 0; it must be between 1 and 100",
-            ),
-            (
-                ", overprovisionRatio: 0.5",
-                "deviceClasses[0].overprovisionRatio is 0.5; it must be between 1 and 100",
-            ),
+            (", poolPercent: 0", "deviceClasses[0].poolPercent is 0; it must be between 1 and 100"),
+            (", overprovisionRatio: 0.5", "deviceClasses[0].overprovisionRatio is 0.5; it must be between 1 and 100"),
             (
                 ", thinPool: a_tdata",
                 "deviceClasses[0].thinPool is a_tdata; it must be the name of an LVM logical volume",
             ),
-            (
-                ", devices: [sdb]",
-                "deviceClasses[0].devices is sdb; it must be paths below /dev",
-            ),
+            (", devices: [sdb]", "deviceClasses[0].devices is sdb; it must be paths below /dev"),
         ] {
             let error = class(rest).unwrap_err().to_string();
             assert!(error.contains(named), "{error}");
         }
         let twice =
-            parse("deviceClasses:\n  - {name: a, volumeGroup: b}\n  - {name: a, volumeGroup: c}\n")
-                .unwrap_err();
-        assert!(
-            twice
-                .to_string()
-                .contains("deviceClasses[1].name is a; it must be a name that no other class has")
-        );
-        let bad_elsewhere =
-            "nodes:\n  - match: other\n    deviceClasses: [{name: a, volumeGroup: -x}]\n";
-        assert!(
-            parse(bad_elsewhere)
-                .unwrap_err()
-                .to_string()
-                .contains("nodes[0].deviceClasses[0].volumeGroup")
-        );
-        assert!(
-            parse("timeouts: {answerSeconds: 0}")
-                .unwrap_err()
-                .to_string()
-                .contains("timeouts.answerSeconds is 0")
-        );
+            parse("deviceClasses:\n  - {name: a, volumeGroup: b}\n  - {name: a, volumeGroup: c}\n").unwrap_err();
+        assert!(twice.to_string().contains("deviceClasses[1].name is a; it must be a name that no other class has"));
+        let bad_elsewhere = "nodes:\n  - match: other\n    deviceClasses: [{name: a, volumeGroup: -x}]\n";
+        assert!(parse(bad_elsewhere).unwrap_err().to_string().contains("nodes[0].deviceClasses[0].volumeGroup"));
+        assert!(parse("timeouts: {answerSeconds: 0}").unwrap_err().to_string().contains("timeouts.answerSeconds is 0"));
     }
 }

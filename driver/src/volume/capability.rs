@@ -48,10 +48,7 @@ impl FromStr for FilesystemType {
         if text.is_empty() {
             return Ok(Self::Ext4);
         }
-        Self::ALL
-            .into_iter()
-            .find(|fs| fs.name() == text)
-            .ok_or_else(|| UnknownFilesystem(text.to_owned()))
+        Self::ALL.into_iter().find(|fs| fs.name() == text).ok_or_else(|| UnknownFilesystem(text.to_owned()))
     }
 }
 
@@ -142,9 +139,7 @@ pub enum CapabilityError {
         source: UnknownFilesystem,
     },
     /// `volume_mount_group`, which is not advertised.
-    #[error(
-        "{field}.mount.volume_mount_group {group:?} is not supported; kubelet applies fsGroup itself"
-    )]
+    #[error("{field}.mount.volume_mount_group {group:?} is not supported; kubelet applies fsGroup itself")]
     MountGroup {
         /// The request's field.
         field: &'static str,

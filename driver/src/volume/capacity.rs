@@ -48,8 +48,7 @@ impl MetadataArea {
     /// Whether the description of one more volume fits.
     #[must_use]
     pub fn has_room(self) -> bool {
-        let needed =
-            self.used + (self.volumes + 1) * Self::GROWTH + Self::PER_VOLUME + Self::RESERVE;
+        let needed = self.used + (self.volumes + 1) * Self::GROWTH + Self::PER_VOLUME + Self::RESERVE;
         needed <= self.limit
     }
 }
@@ -121,15 +120,21 @@ impl fmt::Display for Bound {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::FreeExtents => "the volume group's free extents",
-            Self::MetadataArea => "the volume group's metadata area, which is nearly full (vgs -o vg_mda_size,vg_mda_free)",
+            Self::MetadataArea => {
+                "the volume group's metadata area, which is nearly full (vgs -o vg_mda_size,vg_mda_free)"
+            }
             Self::MissingPv => "a physical volume of the volume group, which is missing",
             Self::PoolPromised => "what the thin pool has promised to its volumes (overprovisionRatio)",
             Self::PoolData => "the thin pool's free data",
             Self::PoolMetadata => "the thin pool's free metadata",
             Self::Pool(Unusable::NotZeroing) => "the thin pool, which does not zero new blocks (lvchange --zero y)",
-            Self::Pool(Unusable::NotAPool) => "the name of the thin pool, which belongs to another kind of logical volume",
+            Self::Pool(Unusable::NotAPool) => {
+                "the name of the thin pool, which belongs to another kind of logical volume"
+            }
             Self::Pool(Unusable::Unmeasured) => "the thin pool, whose fill cannot be read from the kernel",
-            Self::Pool(Unusable::Failed) => "the thin pool, which has failed or needs a check (lvs -o lv_health_status)",
+            Self::Pool(Unusable::Failed) => {
+                "the thin pool, which has failed or needs a check (lvs -o lv_health_status)"
+            }
         })
     }
 }
@@ -145,18 +150,11 @@ pub struct Room {
 
 impl Room {
     const fn none(bound: Bound) -> Self {
-        Self {
-            largest: Bytes(0),
-            bound,
-        }
+        Self { largest: Bytes(0), bound }
     }
 
     fn least(self, other: Self) -> Self {
-        if other.largest < self.largest {
-            other
-        } else {
-            self
-        }
+        if other.largest < self.largest { other } else { self }
     }
 }
 
@@ -170,10 +168,7 @@ impl GroupSpace {
         if !self.metadata.has_room() {
             return Room::none(Bound::MetadataArea);
         }
-        Room {
-            largest: self.usable(),
-            bound: Bound::FreeExtents,
-        }
+        Room { largest: self.usable(), bound: Bound::FreeExtents }
     }
 
     /// Room for a thin volume. `ratio` is how many bytes may be promised for each of the pool's.
@@ -203,10 +198,7 @@ impl GroupSpace {
             },
             Pool::Present(space) => space.room(ratio),
         };
-        Room {
-            largest: room.largest.round_down(self.extent),
-            ..room
-        }
+        Room { largest: room.largest.round_down(self.extent), ..room }
     }
 
     /// Free bytes less the reserve, in whole extents.
@@ -221,19 +213,13 @@ impl GroupSpace {
     pub fn plan_pool(&self, percent: u8, ratio: f64) -> Option<PoolPlan> {
         let total = self.total_extents.saturating_mul(self.extent.0);
         let share = u128::from(total) * u128::from(percent.min(100)) / 100;
-        let share = Bytes(u64::try_from(share).unwrap_or(u64::MAX))
-            .round_down(self.extent)
-            .min(self.usable());
+        let share = Bytes(u64::try_from(share).unwrap_or(u64::MAX)).round_down(self.extent).min(self.usable());
         let chunk = chunk_for(share, ratio);
         let metadata = metadata_for(share, chunk, ratio).round_up(self.extent)?;
         let data = Bytes(share.0.checked_sub(metadata.0.checked_mul(2)?)?);
         let unit = self.extent.0.checked_mul(chunk.0)? / gcd(self.extent.0, chunk.0).max(1);
         let data = data.round_down(Bytes(unit));
-        (data.0 > 0).then_some(PoolPlan {
-            data,
-            metadata,
-            chunk,
-        })
+        (data.0 > 0).then_some(PoolPlan { data, metadata, chunk })
     }
 }
 
@@ -258,27 +244,14 @@ impl PoolSpace {
     fn room(&self, ratio: f64) -> Room {
         let promise = scale(self.size, ratio).0.saturating_sub(self.promised.0);
         let data = self.size.0.saturating_sub(self.data_used.0);
-        let metadata = (self.metadata_size.0 / 100 * Self::METADATA_PERCENT)
-            .saturating_sub(self.metadata_used.0);
+        let metadata = (self.metadata_size.0 / 100 * Self::METADATA_PERCENT).saturating_sub(self.metadata_used.0);
         let blocks = metadata / Self::BYTES_PER_BLOCK;
         // Metadata was sized for the whole pool; only where little is left does it bind.
-        let metadata = if metadata * 10 < self.metadata_size.0 {
-            blocks.saturating_mul(self.chunk.0)
-        } else {
-            u64::MAX
-        };
-        Room {
-            largest: Bytes(promise),
-            bound: Bound::PoolPromised,
-        }
-        .least(Room {
-            largest: Bytes(data),
-            bound: Bound::PoolData,
-        })
-        .least(Room {
-            largest: Bytes(metadata),
-            bound: Bound::PoolMetadata,
-        })
+        let metadata =
+            if metadata * 10 < self.metadata_size.0 { blocks.saturating_mul(self.chunk.0) } else { u64::MAX };
+        Room { largest: Bytes(promise), bound: Bound::PoolPromised }
+            .least(Room { largest: Bytes(data), bound: Bound::PoolData })
+            .least(Room { largest: Bytes(metadata), bound: Bound::PoolMetadata })
     }
 }
 
@@ -286,16 +259,8 @@ impl PoolSpace {
 /// blocks waste little and copy little; their metadata grows with the pool.
 fn chunk_for(data: Bytes, ratio: f64) -> Bytes {
     const SMALLEST: u64 = 64 << 10;
-    let fits = |chunk: u64| {
-        scale(
-            Bytes(data.0 / chunk * PoolSpace::BYTES_PER_BLOCK),
-            ratio.max(1.0),
-        )
-        .0 <= GIB
-    };
-    let chunk = (0..5)
-        .map(|shift| SMALLEST << shift)
-        .find(|chunk| fits(*chunk));
+    let fits = |chunk: u64| scale(Bytes(data.0 / chunk * PoolSpace::BYTES_PER_BLOCK), ratio.max(1.0)).0 <= GIB;
+    let chunk = (0..5).map(|shift| SMALLEST << shift).find(|chunk| fits(*chunk));
     Bytes(chunk.unwrap_or(MIB))
 }
 
@@ -304,10 +269,7 @@ fn metadata_for(data: Bytes, chunk: Bytes, ratio: f64) -> Bytes {
     /// `DM_THIN_MAX_METADATA`, 15.81 GiB, less a MiB.
     const LARGEST: u64 = 16_191 * MIB;
     let blocks = data.0.checked_div(chunk.0).unwrap_or_default();
-    let needed = scale(
-        Bytes(blocks.saturating_mul(PoolSpace::BYTES_PER_BLOCK)),
-        ratio.max(1.0),
-    );
+    let needed = scale(Bytes(blocks.saturating_mul(PoolSpace::BYTES_PER_BLOCK)), ratio.max(1.0));
     Bytes(needed.0.clamp(4 * MIB, LARGEST))
 }
 
@@ -319,11 +281,7 @@ fn metadata_for(data: Bytes, chunk: Bytes, ratio: f64) -> Bytes {
     reason = "the ratio is checked to lie in 0..=100 by the configuration; a float's 53 bits cost bytes of a petabyte"
 )]
 fn scale(bytes: Bytes, ratio: f64) -> Bytes {
-    if (ratio - 1.0).abs() < f64::EPSILON {
-        bytes
-    } else {
-        Bytes((bytes.0 as f64 * ratio) as u64)
-    }
+    if (ratio - 1.0).abs() < f64::EPSILON { bytes } else { Bytes((bytes.0 as f64 * ratio) as u64) }
 }
 
 fn gcd(a: u64, b: u64) -> u64 {
@@ -341,11 +299,7 @@ mod tests {
             total_extents: total,
             free_extents: free,
             reserve: Bytes(0),
-            metadata: MetadataArea {
-                limit: 1 << 20,
-                used: 4096,
-                volumes: 3,
-            },
+            metadata: MetadataArea { limit: 1 << 20, used: 4096, volumes: 3 },
             complete: true,
         }
     }
@@ -354,13 +308,7 @@ mod tests {
     fn a_thick_volume_may_have_what_is_free_less_the_reserve() {
         let mut space = group(1000, 10, 4 * MIB);
         space.reserve = Bytes(5 * MIB);
-        assert_eq!(
-            space.thick_room(),
-            Room {
-                largest: Bytes(32 * MIB),
-                bound: Bound::FreeExtents
-            }
-        );
+        assert_eq!(space.thick_room(), Room { largest: Bytes(32 * MIB), bound: Bound::FreeExtents });
     }
 
     #[test]
@@ -370,10 +318,7 @@ mod tests {
         assert_eq!(space.thick_room(), Room::none(Bound::MissingPv));
         let mut space = group(1000, 1000, 4 * MIB);
         space.metadata.used = space.metadata.limit - 2000;
-        assert_eq!(
-            space.thin_room(&Pool::Absent { percent: 90 }, 1.0),
-            Room::none(Bound::MetadataArea)
-        );
+        assert_eq!(space.thin_room(&Pool::Absent { percent: 90 }, 1.0), Room::none(Bound::MetadataArea));
     }
 
     #[test]
@@ -382,10 +327,7 @@ mod tests {
         let plan = space.plan_pool(90, 1.0).unwrap();
         assert_eq!(plan.chunk, Bytes(64 << 10));
         assert!(plan.data.0 + 2 * plan.metadata.0 <= 2047 * 4 * MIB * 9 / 10);
-        assert_eq!(
-            space.thin_room(&Pool::Absent { percent: 90 }, 1.0).largest,
-            plan.data
-        );
+        assert_eq!(space.thin_room(&Pool::Absent { percent: 90 }, 1.0).largest, plan.data);
         assert_eq!(group(2047, 1, 4 * MIB).plan_pool(90, 1.0), None);
     }
 
@@ -400,36 +342,15 @@ mod tests {
             metadata_used: Bytes(10 * MIB),
         };
         let room = |pool| group(1, 0, 4 * MIB).thin_room(&Pool::Present(pool), 1.0);
+        assert_eq!(room(pool), Room { largest: Bytes(40 * GIB), bound: Bound::PoolPromised });
         assert_eq!(
-            room(pool),
-            Room {
-                largest: Bytes(40 * GIB),
-                bound: Bound::PoolPromised
-            }
+            room(PoolSpace { data_used: Bytes(99 * GIB), ..pool }),
+            Room { largest: Bytes(GIB), bound: Bound::PoolData }
         );
-        assert_eq!(
-            room(PoolSpace {
-                data_used: Bytes(99 * GIB),
-                ..pool
-            }),
-            Room {
-                largest: Bytes(GIB),
-                bound: Bound::PoolData
-            }
-        );
-        let nearly = room(PoolSpace {
-            metadata_used: Bytes(90 * MIB),
-            ..pool
-        });
+        let nearly = room(PoolSpace { metadata_used: Bytes(90 * MIB), ..pool });
         assert_eq!(nearly, Room::none(Bound::PoolMetadata));
         let over = group(1, 0, 4 * MIB).thin_room(&Pool::Present(pool), 2.0);
-        assert_eq!(
-            over,
-            Room {
-                largest: Bytes(90 * GIB),
-                bound: Bound::PoolData
-            }
-        );
+        assert_eq!(over, Room { largest: Bytes(90 * GIB), bound: Bound::PoolData });
         let unusable = group(1, 0, 4 * MIB).thin_room(&Pool::Unusable(Unusable::NotZeroing), 1.0);
         assert_eq!(unusable, Room::none(Bound::Pool(Unusable::NotZeroing)));
     }

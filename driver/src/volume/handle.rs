@@ -24,19 +24,9 @@ impl TopologyValue {
             return Self(node_name.to_owned());
         }
         let digest = Sha256::digest(node_name.as_bytes());
-        let hash = BASE32_NOPAD
-            .encode(digest.get(..10).unwrap_or_default())
-            .to_ascii_lowercase();
-        let kept: String = node_name
-            .chars()
-            .filter(char::is_ascii_alphanumeric)
-            .take(MAX_LABEL_VALUE - 17)
-            .collect();
-        Self(if kept.is_empty() {
-            hash
-        } else {
-            format!("{kept}-{hash}")
-        })
+        let hash = BASE32_NOPAD.encode(digest.get(..10).unwrap_or_default()).to_ascii_lowercase();
+        let kept: String = node_name.chars().filter(char::is_ascii_alphanumeric).take(MAX_LABEL_VALUE - 17).collect();
+        Self(if kept.is_empty() { hash } else { format!("{kept}-{hash}") })
     }
 
     /// The value as text.
@@ -75,10 +65,7 @@ impl VolumeHandle {
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let (node, lv) = text.split_once('/')?;
-        Some(Self {
-            node: is_label_value(node).then(|| TopologyValue(node.to_owned()))?,
-            lv: LvName::parse(lv)?,
-        })
+        Some(Self { node: is_label_value(node).then(|| TopologyValue(node.to_owned()))?, lv: LvName::parse(lv)? })
     }
 }
 
@@ -99,24 +86,12 @@ mod tests {
         let value = TopologyValue::for_node(&long);
         assert!(is_label_value(value.as_str()), "{value}");
         assert_ne!(value, TopologyValue::for_node(&format!("{long}x")));
-        assert_eq!(
-            TopologyValue::for_node("node-1.example").as_str(),
-            "node-1.example"
-        );
+        assert_eq!(TopologyValue::for_node("node-1.example").as_str(), "node-1.example");
     }
 
     #[test]
     fn foreign_handles_are_recognised() {
-        for foreign in [
-            "",
-            "/",
-            "node",
-            "node/",
-            "/lv",
-            "a b/pvc-1",
-            "node/a/b",
-            "fake-vol-id-0123456789",
-        ] {
+        for foreign in ["", "/", "node", "node/", "/lv", "a b/pvc-1", "node/a/b", "fake-vol-id-0123456789"] {
             assert_eq!(VolumeHandle::parse(foreign), None, "{foreign}");
         }
     }

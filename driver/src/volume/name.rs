@@ -54,21 +54,14 @@ impl LvName {
         if let Some(control) = name.chars().find(|c| c.is_control()) {
             return Err(NameError::ControlCharacter(control));
         }
-        if Self::is_plain(name) {
-            Ok(Self(name.to_owned()))
-        } else {
-            Ok(Self(hashed(name)))
-        }
+        if Self::is_plain(name) { Ok(Self(name.to_owned())) } else { Ok(Self(hashed(name))) }
     }
 
     /// The name in a volume handle or in LVM's metadata, if it can be one of ours.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let hash = text.strip_prefix(HASHED).is_some_and(|hash| {
-            hash.len() == 32
-                && hash
-                    .bytes()
-                    .all(|b| b.is_ascii_lowercase() || (b'2'..=b'7').contains(&b))
+            hash.len() == 32 && hash.bytes().all(|b| b.is_ascii_lowercase() || (b'2'..=b'7').contains(&b))
         });
         (hash || Self::is_plain(text)).then(|| Self(text.to_owned()))
     }
@@ -105,17 +98,14 @@ pub fn escaped_len(name: &str) -> usize {
 pub fn lvm_accepts(name: &str) -> bool {
     const RESERVED_PREFIXES: [&str; 2] = ["snapshot", "pvmove"];
     const RESERVED_PARTS: [&str; 18] = [
-        "_cdata", "_cmeta", "_corig", "_cpool", "_cvol", "_imeta", "_iorig", "_mimage", "_mlog",
-        "_pmspare", "_rimage", "_rmeta", "_tdata", "_tmeta", "_vdata", "_vorigin", "_wcorig",
-        "lvol",
+        "_cdata", "_cmeta", "_corig", "_cpool", "_cvol", "_imeta", "_iorig", "_mimage", "_mlog", "_pmspare", "_rimage",
+        "_rmeta", "_tdata", "_tmeta", "_vdata", "_vorigin", "_wcorig", "lvol",
     ];
     !name.is_empty()
         && !name.starts_with('-')
         && name != "."
         && name != ".."
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"+_.-".contains(&b))
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"+_.-".contains(&b))
         && !RESERVED_PREFIXES.iter().any(|p| name.starts_with(p))
         && !RESERVED_PARTS.iter().any(|p| name.contains(p))
 }
@@ -123,9 +113,7 @@ pub fn lvm_accepts(name: &str) -> bool {
 /// `q-` and 160 bits of SHA-256 in base 32, lower case: 34 characters.
 fn hashed(name: &str) -> String {
     let digest = Sha256::digest(name.as_bytes());
-    let text = BASE32_NOPAD
-        .encode(digest.get(..20).unwrap_or_default())
-        .to_ascii_lowercase();
+    let text = BASE32_NOPAD.encode(digest.get(..20).unwrap_or_default()).to_ascii_lowercase();
     format!("{HASHED}{text}")
 }
 
@@ -144,35 +132,14 @@ mod tests {
     fn names_that_lvm_or_we_reserve_are_hashed() {
         let long = "a".repeat(128);
         let hyphens = "-".repeat(60);
-        for name in [
-            "snapshot1",
-            "x_tdata",
-            "-a",
-            "a b",
-            "a/b",
-            "..",
-            "q-abc",
-            "ümlaut",
-            "lvol0",
-            &long,
-            &hyphens,
-        ] {
+        for name in ["snapshot1", "x_tdata", "-a", "a b", "a/b", "..", "q-abc", "ümlaut", "lvol0", &long, &hyphens] {
             let lv = LvName::for_csi_name(name).unwrap();
-            assert!(
-                lv.as_str().starts_with("q-") && lv.as_str().len() == 34,
-                "{name} -> {lv}"
-            );
+            assert!(lv.as_str().starts_with("q-") && lv.as_str().len() == 34, "{name} -> {lv}");
             assert_eq!(LvName::parse(lv.as_str()), Some(lv.clone()));
         }
         assert_eq!(LvName::for_csi_name(""), Err(NameError::Empty));
-        assert_eq!(
-            LvName::for_csi_name(&"a".repeat(129)),
-            Err(NameError::TooLong(129))
-        );
-        assert_eq!(
-            LvName::for_csi_name("a\nb"),
-            Err(NameError::ControlCharacter('\n'))
-        );
+        assert_eq!(LvName::for_csi_name(&"a".repeat(129)), Err(NameError::TooLong(129)));
+        assert_eq!(LvName::for_csi_name("a\nb"), Err(NameError::ControlCharacter('\n')));
         assert_eq!(LvName::parse("q-short"), None);
     }
 

@@ -59,9 +59,7 @@ pub enum ParameterError {
         key: String,
     },
     /// Any key in mutable_parameters, since none can be changed yet.
-    #[error(
-        "mutable parameter {key:?} is unknown; no parameter can be changed through a VolumeAttributesClass"
-    )]
+    #[error("mutable parameter {key:?} is unknown; no parameter can be changed through a VolumeAttributesClass")]
     Mutable {
         /// The key.
         key: String,
@@ -133,9 +131,7 @@ pub fn to_context(mkfs_options: &[String]) -> HashMap<String, String> {
 /// # Errors
 /// [`ParameterError::Value`] where they are not such as CreateVolume accepts.
 pub fn from_context(context: &HashMap<String, String>) -> Result<Vec<String>, ParameterError> {
-    context
-        .get(MKFS_OPTIONS)
-        .map_or_else(|| Ok(Vec::new()), |value| mkfs_options(value))
+    context.get(MKFS_OPTIONS).map_or_else(|| Ok(Vec::new()), |value| mkfs_options(value))
 }
 
 fn device_class(value: &str) -> Result<String, ParameterError> {
@@ -143,31 +139,20 @@ fn device_class(value: &str) -> Result<String, ParameterError> {
         return Ok(value.to_owned());
     }
     let expected = "the name of a device class: 1 to 63 letters, digits, '-', '_' or '.'";
-    Err(ParameterError::Value {
-        key: DEVICE_CLASS,
-        value: value.to_owned(),
-        expected,
-    })
+    Err(ParameterError::Value { key: DEVICE_CLASS, value: value.to_owned(), expected })
 }
 
 /// Whether a text can name a device class: it becomes an LVM tag and a metric's label.
 #[must_use]
 pub fn is_device_class(name: &str) -> bool {
-    (1..=63).contains(&name.len())
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+    (1..=63).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
 }
 
 fn provisioning(value: &str) -> Result<Provisioning, ParameterError> {
     match value {
         "thin" => Ok(Provisioning::Thin),
         "thick" => Ok(Provisioning::Thick),
-        _ => Err(ParameterError::Value {
-            key: PROVISIONING,
-            value: value.to_owned(),
-            expected: "thin or thick",
-        }),
+        _ => Err(ParameterError::Value { key: PROVISIONING, value: value.to_owned(), expected: "thin or thick" }),
     }
 }
 
@@ -175,24 +160,14 @@ fn provisioning(value: &str) -> Result<Provisioning, ParameterError> {
 /// that is no option or option's value (a device, say) would make mkfs write elsewhere.
 fn mkfs_options(value: &str) -> Result<Vec<String>, ParameterError> {
     let words: Vec<String> = value.split_ascii_whitespace().map(str::to_owned).collect();
-    let sound = |word: &String| {
-        word.bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"-_.,=:^+@%".contains(&b))
-            && !word.eq("--")
-    };
-    if value.len() <= 1024
-        && words.iter().all(sound)
-        && words.first().is_none_or(|first| first.starts_with('-'))
-    {
+    let sound =
+        |word: &String| word.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.,=:^+@%".contains(&b)) && !word.eq("--");
+    if value.len() <= 1024 && words.iter().all(sound) && words.first().is_none_or(|first| first.starts_with('-')) {
         return Ok(words);
     }
     let expected = "options of mkfs separated by blanks, the first beginning with '-', of at most 1024 letters, digits \
                     and -_.,=:^+@% in all";
-    Err(ParameterError::Value {
-        key: MKFS_OPTIONS,
-        value: value.to_owned(),
-        expected,
-    })
+    Err(ParameterError::Value { key: MKFS_OPTIONS, value: value.to_owned(), expected })
 }
 
 #[cfg(test)]
@@ -200,25 +175,14 @@ mod tests {
     use super::*;
 
     fn parse(pairs: &[(&str, &str)]) -> Result<Parameters, ParameterError> {
-        Parameters::parse(
-            &pairs
-                .iter()
-                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
-                .collect(),
-        )
+        Parameters::parse(&pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect())
     }
 
     #[test]
     fn no_parameters_mean_a_thin_volume_of_the_default_class() {
         let parsed = parse(&[]).unwrap();
-        assert_eq!(
-            (parsed.device_class.as_str(), parsed.provisioning),
-            ("default", Provisioning::Thin)
-        );
-        assert_eq!(
-            parse(&[("csi.storage.k8s.io/pvc/name", "data-0")]).unwrap(),
-            parsed
-        );
+        assert_eq!((parsed.device_class.as_str(), parsed.provisioning), ("default", Provisioning::Thin));
+        assert_eq!(parse(&[("csi.storage.k8s.io/pvc/name", "data-0")]).unwrap(), parsed);
     }
 
     #[test]
@@ -233,34 +197,17 @@ mod tests {
     #[test]
     fn wrong_values_name_key_value_and_what_is_right() {
         let error = parse(&[("provisioning", "Thin")]).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "parameter provisioning is \"Thin\"; it must be thin or thick"
-        );
+        assert_eq!(error.to_string(), "parameter provisioning is \"Thin\"; it must be thin or thick");
         for bad in ["/dev/sda", "-L a;b", "-m /dev/sda", "--", "x"] {
-            assert!(
-                matches!(
-                    parse(&[("mkfsOptions", bad)]),
-                    Err(ParameterError::Value { .. })
-                ),
-                "{bad}"
-            );
+            assert!(matches!(parse(&[("mkfsOptions", bad)]), Err(ParameterError::Value { .. })), "{bad}");
         }
-        assert!(matches!(
-            parse(&[("deviceClass", "")]),
-            Err(ParameterError::Value { .. })
-        ));
-        assert!(matches!(
-            parse(&[("csi.storage.k8s.io/fstype", "zfs")]),
-            Err(ParameterError::Filesystem(_))
-        ));
+        assert!(matches!(parse(&[("deviceClass", "")]), Err(ParameterError::Value { .. })));
+        assert!(matches!(parse(&[("csi.storage.k8s.io/fstype", "zfs")]), Err(ParameterError::Filesystem(_))));
     }
 
     #[test]
     fn mkfs_options_travel_in_the_volume_context() {
-        let options = parse(&[("mkfsOptions", " -m 0  -O ^has_journal ")])
-            .unwrap()
-            .mkfs_options;
+        let options = parse(&[("mkfsOptions", " -m 0  -O ^has_journal ")]).unwrap().mkfs_options;
         assert_eq!(options, ["-m", "0", "-O", "^has_journal"]);
         assert_eq!(from_context(&to_context(&options)).unwrap(), options);
         assert_eq!(from_context(&HashMap::new()).unwrap(), Vec::<String>::new());

@@ -38,12 +38,7 @@ impl Bytes {
 impl fmt::Display for Bytes {
     /// `1073741824 (1 GiB)`: exact, and readable.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const UNITS: [(&str, u64); 4] = [
-            ("TiB", 1 << 40),
-            ("GiB", GIB),
-            ("MiB", MIB),
-            ("KiB", 1 << 10),
-        ];
+        const UNITS: [(&str, u64); 4] = [("TiB", 1 << 40), ("GiB", GIB), ("MiB", MIB), ("KiB", 1 << 10)];
         write!(f, "{}", self.0)?;
         match UNITS.iter().find(|(_, unit)| self.0 >= *unit) {
             Some((name, unit)) if self.0.is_multiple_of(*unit) => {
@@ -102,9 +97,7 @@ pub enum SizeError {
         required: Bytes,
     },
     /// Nothing between requirement and limit can be made.
-    #[error(
-        "no size fits capacity_range: the smallest possible here is {smallest}, limit_bytes is {limit}"
-    )]
+    #[error("no size fits capacity_range: the smallest possible here is {smallest}, limit_bytes is {limit}")]
     LimitTooSmall {
         /// What would have to be made.
         smallest: Bytes,
@@ -133,9 +126,7 @@ impl SizeRange {
         let required = figure("required_bytes", required_bytes)?;
         let limit = figure("limit_bytes", limit_bytes)?;
         match (required, limit) {
-            (Some(required), Some(limit)) if limit < required => {
-                Err(SizeError::LimitBelowRequired { limit, required })
-            }
+            (Some(required), Some(limit)) if limit < required => Err(SizeError::LimitBelowRequired { limit, required }),
             _ => Ok(Self { required, limit }),
         }
     }
@@ -159,10 +150,7 @@ impl SizeRange {
             return Err(too_large);
         }
         match self.limit {
-            Some(limit) if size > limit => Err(SizeError::LimitTooSmall {
-                smallest: size,
-                limit,
-            }),
+            Some(limit) if size > limit => Err(SizeError::LimitTooSmall { smallest: size, limit }),
             _ => Ok(size),
         }
     }
@@ -170,8 +158,7 @@ impl SizeRange {
     /// Whether an existing volume of `size` answers this request.
     #[must_use]
     pub fn contains(self, size: Bytes) -> bool {
-        self.required.is_none_or(|required| size >= required)
-            && self.limit.is_none_or(|limit| size <= limit)
+        self.required.is_none_or(|required| size >= required) && self.limit.is_none_or(|limit| size <= limit)
     }
 }
 
@@ -193,50 +180,24 @@ mod tests {
 
     #[test]
     fn a_request_is_rounded_up_to_extents_and_minimum() {
-        let size = |required, limit, content| {
-            SizeRange::new(required, limit)
-                .unwrap()
-                .volume_size(content, EXTENT)
-        };
+        let size = |required, limit, content| SizeRange::new(required, limit).unwrap().volume_size(content, EXTENT);
         assert_eq!(size(0, 0, EXT4), Ok(Bytes(GIB)));
         assert_eq!(size(1, 0, EXT4), Ok(Bytes(32 * MIB)));
-        assert_eq!(
-            size(1, 0, Content::Filesystem(FilesystemType::Xfs)),
-            Ok(Bytes(300 * MIB))
-        );
+        assert_eq!(size(1, 0, Content::Filesystem(FilesystemType::Xfs)), Ok(Bytes(300 * MIB)));
         assert_eq!(size(1, 0, Content::Block), Ok(EXTENT));
         assert_eq!(size(100 * MIB as i64 + 1, 0, EXT4), Ok(Bytes(104 * MIB)));
-        assert_eq!(
-            size(0, 50 * MIB as i64, EXT4),
-            Ok(Bytes(48 * MIB)),
-            "a limit alone is used, in whole extents"
-        );
+        assert_eq!(size(0, 50 * MIB as i64, EXT4), Ok(Bytes(48 * MIB)), "a limit alone is used, in whole extents");
     }
 
     #[test]
     fn what_cannot_be_is_said_with_the_figures() {
-        assert_eq!(
-            SizeRange::new(-1, 0),
-            Err(SizeError::Negative {
-                field: "required_bytes",
-                value: -1
-            })
-        );
+        assert_eq!(SizeRange::new(-1, 0), Err(SizeError::Negative { field: "required_bytes", value: -1 }));
         let error = SizeRange::new(3, 2).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "capacity_range.limit_bytes 2 bytes is less than required_bytes 3 bytes"
-        );
+        assert_eq!(error.to_string(), "capacity_range.limit_bytes 2 bytes is less than required_bytes 3 bytes");
         let tight = SizeRange::new(GIB as i64 + 1, GIB as i64 + 1).unwrap();
-        assert!(matches!(
-            tight.volume_size(EXT4, EXTENT),
-            Err(SizeError::LimitTooSmall { .. })
-        ));
+        assert!(matches!(tight.volume_size(EXT4, EXTENT), Err(SizeError::LimitTooSmall { .. })));
         let huge = SizeRange::new(i64::MAX, 0).unwrap();
-        assert!(matches!(
-            huge.volume_size(EXT4, EXTENT),
-            Err(SizeError::TooLarge { .. })
-        ));
+        assert!(matches!(huge.volume_size(EXT4, EXTENT), Err(SizeError::TooLarge { .. })));
     }
 
     proptest! {

@@ -114,11 +114,7 @@ impl Tags {
             self.stage.tag(),
         ];
         tags.extend(self.mkfs_hash.iter().map(|hash| format!("{MKFS}{hash}")));
-        tags.extend(
-            self.csi_name
-                .iter()
-                .map(|name| format!("{NAME}{}", BASE32_NOPAD.encode(name.as_bytes()))),
-        );
+        tags.extend(self.csi_name.iter().map(|name| format!("{NAME}{}", BASE32_NOPAD.encode(name.as_bytes()))));
         tags
     }
 
@@ -144,8 +140,7 @@ impl Tags {
         let stage = one(STAGE)?.ok_or(TagError::Missing(STAGE))?;
         Ok(Self {
             class: one(CLASS)?.ok_or(TagError::Missing(CLASS))?.to_owned(),
-            content: parse_content(content)
-                .ok_or_else(|| TagError::Unknown(format!("{CONTENT}{content}")))?,
+            content: parse_content(content).ok_or_else(|| TagError::Unknown(format!("{CONTENT}{content}")))?,
             stage: Stage::ALL
                 .into_iter()
                 .find(|s| s.name() == stage)
@@ -163,21 +158,14 @@ pub fn mkfs_hash(options: &[String]) -> Option<String> {
         return None;
     }
     let digest = Sha256::digest(options.join(" ").as_bytes());
-    Some(
-        BASE32_NOPAD
-            .encode(digest.get(..10).unwrap_or_default())
-            .to_ascii_lowercase(),
-    )
+    Some(BASE32_NOPAD.encode(digest.get(..10).unwrap_or_default()).to_ascii_lowercase())
 }
 
 fn parse_content(text: &str) -> Option<Content> {
     if text == Content::Block.name() {
         return Some(Content::Block);
     }
-    FilesystemType::ALL
-        .into_iter()
-        .find(|fs| fs.name() == text)
-        .map(Content::Filesystem)
+    FilesystemType::ALL.into_iter().find(|fs| fs.name() == text).map(Content::Filesystem)
 }
 
 fn parse_name(text: &str) -> Result<String, TagError> {
@@ -195,48 +183,22 @@ mod tests {
 
     fn sample(csi_name: &str) -> Tags {
         let lv = LvName::for_csi_name(csi_name).unwrap();
-        Tags::new(
-            "nvme",
-            Content::Filesystem(FilesystemType::Xfs),
-            Stage::New,
-            &["-K".to_owned()],
-            csi_name,
-            &lv,
-        )
+        Tags::new("nvme", Content::Filesystem(FilesystemType::Xfs), Stage::New, &["-K".to_owned()], csi_name, &lv)
     }
 
     #[test]
     fn the_tags_of_a_usual_volume_are_short() {
-        let tags = Tags::new(
-            "default",
-            Content::Block,
-            Stage::New,
-            &[],
-            "pvc-1",
-            &LvName::for_csi_name("pvc-1").unwrap(),
-        );
+        let tags =
+            Tags::new("default", Content::Block, Stage::New, &[], "pvc-1", &LvName::for_csi_name("pvc-1").unwrap());
         assert_eq!(tags.to_lvm(), ["quarry", "c=default", "f=block", "g=new"]);
     }
 
     #[test]
     fn tags_we_cannot_read_are_an_error_not_a_guess() {
-        let set = |tags: &[&str]| {
-            tags.iter()
-                .map(|t| (*t).to_owned())
-                .collect::<BTreeSet<_>>()
-        };
-        assert_eq!(
-            Tags::parse(&set(&["quarry", "f=ext4", "g=new"])),
-            Err(TagError::Missing("c="))
-        );
-        assert_eq!(
-            Tags::parse(&set(&["quarry", "c=a", "f=zfs", "g=new"])),
-            Err(TagError::Unknown("f=zfs".into()))
-        );
-        assert_eq!(
-            Tags::parse(&set(&["quarry", "c=a", "f=ext4", "g=new", "g=formatted"])),
-            Err(TagError::Twice("g="))
-        );
+        let set = |tags: &[&str]| tags.iter().map(|t| (*t).to_owned()).collect::<BTreeSet<_>>();
+        assert_eq!(Tags::parse(&set(&["quarry", "f=ext4", "g=new"])), Err(TagError::Missing("c=")));
+        assert_eq!(Tags::parse(&set(&["quarry", "c=a", "f=zfs", "g=new"])), Err(TagError::Unknown("f=zfs".into())));
+        assert_eq!(Tags::parse(&set(&["quarry", "c=a", "f=ext4", "g=new", "g=formatted"])), Err(TagError::Twice("g=")));
     }
 
     proptest! {
