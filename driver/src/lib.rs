@@ -5,9 +5,11 @@
 
 pub mod args;
 pub mod config;
+pub mod csi;
 pub mod engine;
 pub mod exec;
 pub mod filesystem;
 pub mod lvm;
+pub mod run;
 pub mod telemetry;
 pub mod volume;
