@@ -3,5 +3,6 @@
 pub mod cache;
 pub mod command;
 pub mod process;
+pub mod scratch;
 pub mod vm;
 pub mod wait;
