@@ -1,1 +1,8 @@
-//! Test bed.
+//! The test bed: virtual machines, and the suites that run in them, as a library. `main.rs` is its command line.
+
+pub mod cache;
+pub mod command;
+pub mod process;
+pub mod scratch;
+pub mod vm;
+pub mod wait;
