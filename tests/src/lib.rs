@@ -1,1 +1,7 @@
-//! Test bed.
+//! The test bed: virtual machines, and the suites that run in them, as a library. `main.rs` is its command line.
+
+pub mod cache;
+pub mod command;
+pub mod process;
+pub mod vm;
+pub mod wait;

@@ -229,7 +229,11 @@ fn run_blocking(invocation: &Invocation) -> Result<Output, ExecError> {
     let ended = handle.wait_timeout(invocation.kill_after);
     let killed = matches!(ended, Ok(None));
     if killed {
-        tracing::error!(command = line, limit_s = invocation.kill_after.as_secs(), "command hangs: killing its process group");
+        tracing::error!(
+            command = line,
+            limit_s = invocation.kill_after.as_secs(),
+            "command hangs: killing its process group"
+        );
         for pid in handle.pids() {
             kill_group(pid, &line);
         }
@@ -254,7 +258,9 @@ fn run_blocking(invocation: &Invocation) -> Result<Output, ExecError> {
 }
 
 fn kill_group(pid: u32, line: &str) {
-    let Some(group) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) else { return };
+    let Some(group) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) else {
+        return;
+    };
     if let Err(error) = rustix::process::kill_process_group(group, rustix::process::Signal::KILL) {
         tracing::error!(command = line, %error, "cannot kill the process group");
     }
@@ -272,7 +278,10 @@ mod tests {
     async fn output_of_both_pipes_beyond_their_buffers_arrives() {
         let script = "head -c 300000 /dev/zero | tr '\\0' e >&2; echo ok";
         let output = Exec::default().run(sh(script, Duration::from_secs(60))).await.unwrap();
-        assert_eq!((output.exit, output.stdout.as_slice(), output.stderr.len()), (Exit::Code(0), &b"ok\n"[..], 300_000));
+        assert_eq!(
+            (output.exit, output.stdout.as_slice(), output.stderr.len()),
+            (Exit::Code(0), &b"ok\n"[..], 300_000)
+        );
     }
 
     #[tokio::test]
@@ -289,7 +298,10 @@ mod tests {
 
     #[tokio::test]
     async fn the_environment_is_ours_alone_and_the_exit_is_told() {
-        let output = Exec::default().run(sh("env; echo bad thing >&2; exit 5", Duration::from_secs(60)).env("A", "b")).await.unwrap();
+        let output = Exec::default()
+            .run(sh("env; echo bad thing >&2; exit 5", Duration::from_secs(60)).env("A", "b"))
+            .await
+            .unwrap();
         let stdout = String::from_utf8(output.stdout.clone()).unwrap();
         let mut names: Vec<&str> = stdout.lines().filter_map(|l| l.split('=').next()).collect();
         names.sort_unstable();

@@ -1,0 +1,11 @@
+//! LVM: commands, and the volume groups' own metadata.
+//!
+//! **Invariant.** State is changed only by LVM's own commands, given through [`runner::Runner`]; it is read from the
+//! metadata on the physical volumes and from device-mapper, without a process.
+
+pub mod command;
+pub mod flush;
+pub mod report;
+pub mod runner;
+pub mod system_dir;
+pub mod verbs;

@@ -1,0 +1,49 @@
+//! Subcommands, one per file.
+
+mod vm;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use quarry_tests::{process, vm::guest};
+
+/// The exit code of a run that neither passed (0) nor failed (1).
+pub const NO_VERDICT: u8 = 2;
+
+/// The test bed: virtual machines, and the suites that run in them.
+#[derive(Debug, Parser)]
+#[command(name = "testbed", version)]
+pub struct TestBed {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Boot a virtual machine and run one command in it.
+    Vm(vm::Arguments),
+    /// The first process of a virtual machine.
+    #[command(hide = true)]
+    VmInit,
+    /// The agent of a virtual machine.
+    #[command(hide = true)]
+    VmAgent,
+}
+
+impl TestBed {
+    /// Does what was asked.
+    ///
+    /// # Errors
+    /// Whatever kept it from a verdict.
+    pub fn run(self) -> Result<ExitCode> {
+        match self.command {
+            Command::VmInit => guest::init::run().map(|()| ExitCode::SUCCESS),
+            Command::VmAgent => guest::agent::run().map(|()| ExitCode::SUCCESS),
+            Command::Vm(arguments) => {
+                process::end_on_signals()?;
+                vm::run(arguments)
+            }
+        }
+    }
+}
