@@ -1,11 +1,14 @@
 //! Renders the chart with Helm, the way a user does, and reads what came out.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 use std::time::Duration;
 
+use quarry_tests::artifacts::{Binaries, Store};
 use quarry_tests::cache;
 use quarry_tests::command::{Command, Outcome};
 use quarry_tests::process;
+use quarry_tests::progress::Progress;
 use serde_json::Value;
 
 /// The version of the cluster that Helm is to assume.
@@ -17,10 +20,16 @@ pub fn chart() -> PathBuf {
     cache::workspace().join("manifests/chart")
 }
 
+/// Helm as the test clusters use it; the first test builds it where that was not done yet.
+static HELM: LazyLock<PathBuf> = LazyLock::new(|| {
+    let binaries = Binaries::build(&Store::open().unwrap(), &["helm"], &Progress::default()).unwrap();
+    binaries.path("helm").unwrap()
+});
+
 /// `helm` with these arguments, to its end.
 pub fn helm(arguments: &[&str]) -> Outcome {
-    let program = std::env::var_os("HELM").unwrap_or_else(|| "helm".into());
-    process::run(&Command::new(program).args(arguments), Duration::from_secs(60)).expect("helm is in PATH or HELM")
+    let program: &Path = &HELM;
+    process::run(&Command::new(program).args(arguments), Duration::from_secs(60)).unwrap()
 }
 
 /// What `helm template` says to a values file with this text.

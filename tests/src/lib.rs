@@ -1,7 +1,10 @@
 //! The test bed: virtual machines, and the suites that run in them, as a library. `main.rs` is its command line.
 
+pub mod artifacts;
 pub mod cache;
+pub mod cluster;
 pub mod command;
 pub mod process;
+pub mod progress;
 pub mod vm;
 pub mod wait;
