@@ -4,6 +4,8 @@
 //! `csi`. Only `exec` starts processes. See ARCHITECTURE.md.
 
 pub mod config;
+pub mod csi;
 pub mod exec;
+pub mod filesystem;
 pub mod lvm;
 pub mod volume;
