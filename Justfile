@@ -51,7 +51,7 @@ test *parts:
 bench *args: _testbed
     @{{ testbed }} bench "$@"
 
-# A command on a node of the cluster that `demo --keep` left running, e.g. `node node-1 lvs`.
+# A command on a node of the cluster that `demo --keep` left running, e.g. `node quarry-1 lvs`.
 node *args: _testbed
     @{{ testbed }} node "$@"
 
