@@ -1,8 +1,11 @@
 //! The test bed: virtual machines, and the suites that run in them, as a library. `main.rs` is its command line.
 
+pub mod artifacts;
 pub mod cache;
+pub mod cluster;
 pub mod command;
 pub mod process;
 pub mod scratch;
+pub mod progress;
 pub mod vm;
 pub mod wait;

@@ -1,5 +1,6 @@
 //! Subcommands, one per file.
 
+mod cluster;
 mod vm;
 
 use std::process::ExitCode;
@@ -23,6 +24,12 @@ pub struct TestBed {
 enum Command {
     /// Boot a virtual machine and run one command in it.
     Vm(vm::Arguments),
+    /// Start a cluster of two nodes without the driver, and keep it.
+    Cluster,
+    /// Run a command on a node of the cluster that runs.
+    Node(cluster::NodeArguments),
+    /// Stop the cluster that was left running.
+    Stop,
     /// The first process of a virtual machine.
     #[command(hide = true)]
     VmInit,
@@ -40,6 +47,12 @@ impl TestBed {
         match self.command {
             Command::VmInit => guest::init::run().map(|()| ExitCode::SUCCESS),
             Command::VmAgent => guest::agent::run().map(|()| ExitCode::SUCCESS),
+            Command::Cluster => {
+                process::end_on_signals()?;
+                cluster::run()
+            }
+            Command::Node(arguments) => cluster::node(arguments),
+            Command::Stop => cluster::stop(),
             Command::Vm(arguments) => {
                 process::end_on_signals()?;
                 vm::run(arguments)

@@ -59,8 +59,8 @@ pub(super) fn start(
 fn command_line(spec: &VmSpec, kernel: &Kernel, initramfs: &Path, accelerator: Accelerator, console: &Path) -> Command {
     let mut qemu = match &spec.network {
         // Not `ip netns exec`: that would change QEMU's mounts, too, and so what the guest sees of this machine.
-        Network::Tap { netns, .. } => {
-            Command::new("nsenter").arg(format!("--net=/run/netns/{netns}")).arg("qemu-system-x86_64")
+        Network::Tap { namespace, .. } => {
+            Command::new("nsenter").arg(format!("--net={}", namespace.display())).arg("qemu-system-x86_64")
         }
         Network::None | Network::User => Command::new("qemu-system-x86_64"),
     };
@@ -110,7 +110,7 @@ mod tests {
         let mut spec = VmSpec::new("n1", "/w");
         assert!(line(&spec).starts_with("qemu-system-x86_64 ") && !line(&spec).contains("netdev"));
         spec.network = Network::Tap {
-            netns: "ns".into(),
+            namespace: "/run/netns/ns".into(),
             tap: "tap0".into(),
             mac: "52:54:00:00:00:01".into(),
             address: "10.7.0.2/24".into(),

@@ -108,8 +108,8 @@ pub enum Network {
     User,
     /// A tap device in a network namespace, both made by the caller. QEMU itself then runs in that namespace.
     Tap {
-        /// Name of the namespace, as in `ip netns`.
-        netns: String,
+        /// The namespace's file: `/run/netns/NAME`, or `/proc/PID/ns/net` of a process in it.
+        namespace: PathBuf,
         /// Name of the tap device in it.
         tap: String,
         /// Hardware address of `eth0`, such as `52:54:00:00:00:01`.
