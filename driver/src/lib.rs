@@ -5,5 +5,6 @@
 
 pub mod config;
 pub mod exec;
+pub mod filesystem;
 pub mod lvm;
 pub mod volume;

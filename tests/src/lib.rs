@@ -6,5 +6,6 @@ pub mod cluster;
 pub mod command;
 pub mod process;
 pub mod progress;
+pub mod scratch;
 pub mod vm;
 pub mod wait;
