@@ -28,8 +28,6 @@ use self::machine::Machine;
 use self::network::{Network, Port};
 pub use self::node::{CgroupDriver, NodeSettings};
 use self::plane::ControlPlane;
-use self::run_folder::RunFolder;
-pub use self::run_folder::running;
 use crate::artifacts::{Archive, Binaries, Store};
 use crate::progress::Progress;
 use crate::scratch::{self, Scratch};
