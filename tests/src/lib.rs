@@ -5,7 +5,7 @@ pub mod cache;
 pub mod cluster;
 pub mod command;
 pub mod process;
-pub mod scratch;
 pub mod progress;
+pub mod scratch;
 pub mod vm;
 pub mod wait;

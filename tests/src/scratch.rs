@@ -16,6 +16,31 @@ pub struct Scratch {
     _hook: SignalHook,
 }
 
+/// The folders of all runs of this name that go on now.
+///
+/// # Errors
+/// If the folders cannot be listed.
+pub fn running(name: &str) -> Result<Vec<PathBuf>> {
+    let base = cache::target().join("testbed");
+    if !base.exists() {
+        return Ok(Vec::new());
+    }
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(&base).with_context(|| format!("cannot read {}", base.display()))? {
+        let path = entry?.path();
+        let file_name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if let Some((of, pid)) = file_name.rsplit_once('-')
+            && of == name
+            && !path.join(KEPT).exists()
+            && pid.parse::<u32>().is_ok()
+            && Path::new("/proc").join(pid).exists()
+        {
+            found.push(path);
+        }
+    }
+    Ok(found)
+}
+
 /// Marks a folder that the next run of the same name replaces, and nobody else removes.
 const KEPT: &str = "kept";
 
