@@ -2,7 +2,9 @@
 
 pub mod cache;
 pub mod command;
+pub mod in_vm;
 pub mod process;
 pub mod scratch;
+pub mod suite;
 pub mod vm;
 pub mod wait;

@@ -1,5 +1,7 @@
 //! Subcommands, one per file.
 
+mod bench;
+mod suite;
 mod vm;
 
 use std::process::ExitCode;
@@ -23,6 +25,10 @@ pub struct TestBed {
 enum Command {
     /// Boot a virtual machine and run one command in it.
     Vm(vm::Arguments),
+    /// Run a suite in a virtual machine: exit code 0 is a pass, 1 a failure, 2 no verdict.
+    Suite(suite::Arguments),
+    /// Run a benchmark in a virtual machine.
+    Bench(bench::Arguments),
     /// The first process of a virtual machine.
     #[command(hide = true)]
     VmInit,
@@ -40,10 +46,15 @@ impl TestBed {
         match self.command {
             Command::VmInit => guest::init::run().map(|()| ExitCode::SUCCESS),
             Command::VmAgent => guest::agent::run().map(|()| ExitCode::SUCCESS),
-            Command::Vm(arguments) => {
-                process::end_on_signals()?;
-                vm::run(arguments)
-            }
+            Command::Vm(arguments) => host(|| vm::run(arguments)),
+            Command::Suite(arguments) => host(|| suite::run(arguments)),
+            Command::Bench(arguments) => host(|| bench::run(arguments)),
         }
     }
+}
+
+/// Runs a command of the host side: a signal ends everything that it started.
+fn host(run: impl FnOnce() -> Result<ExitCode>) -> Result<ExitCode> {
+    process::end_on_signals()?;
+    run()
 }
