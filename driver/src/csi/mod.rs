@@ -9,6 +9,7 @@
 pub mod capability;
 pub mod detached;
 pub mod identity;
+pub mod node;
 pub mod registration;
 pub mod socket;
 pub mod status;

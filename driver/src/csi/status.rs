@@ -7,6 +7,8 @@ use std::error::Error;
 
 use tonic::{Code, Response, Status};
 
+use crate::engine::FindError;
+
 /// A status whose message is the error and all its sources, joined by `: `.
 #[must_use]
 pub fn from(code: Code, error: &(dyn Error + 'static)) -> Status {
@@ -24,6 +26,17 @@ pub fn chain(error: &(dyn Error + 'static)) -> String {
         source = error.source();
     }
     text
+}
+
+/// The code of a request whose volume was not found, the same for every RPC that needs an existing volume.
+#[must_use]
+pub fn of_find(error: &FindError) -> Code {
+    match error {
+        FindError::Absent(_) => Code::NotFound,
+        FindError::OtherNode { .. } | FindError::Foreign { .. } => Code::FailedPrecondition,
+        FindError::Tags { .. } => Code::Internal,
+        FindError::Unreadable(_) => Code::Unavailable,
+    }
 }
 
 /// Logs how a request ended, once, and makes its answer of it.
