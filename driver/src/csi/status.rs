@@ -8,6 +8,7 @@ use std::error::Error;
 use tonic::{Code, Response, Status};
 
 use crate::engine::FindError;
+use crate::telemetry::chain;
 
 /// A status whose message is the error and all its sources, joined by `: `.
 #[must_use]
@@ -15,20 +16,7 @@ pub fn from(code: Code, error: &(dyn Error + 'static)) -> Status {
     Status::new(code, chain(error))
 }
 
-/// An error and all its sources, joined by `: `.
-#[must_use]
-pub fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
-}
-
-/// The code of a request whose volume was not found, the same for every RPC that needs an existing volume.
+/// What a caller does about a volume that was not found: the same for every RPC.
 #[must_use]
 pub fn of_find(error: &FindError) -> Code {
     match error {
