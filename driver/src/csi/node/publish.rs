@@ -9,10 +9,9 @@ use quarry_proto::csi::v1 as proto;
 use tonic::{Code, Status};
 
 use crate::csi::status;
+use crate::device_number::DeviceNumber;
 use crate::engine::{Busy, FindError, UsageError};
-use crate::filesystem::{
-    DeviceError, DeviceNumber, MountError, MountTable, MountTableError, Mounted, TargetError, device, target,
-};
+use crate::filesystem::{DeviceError, MountError, MountTable, MountTableError, Mounted, TargetError, device, target};
 use crate::volume::capability::{Access, CapabilityError};
 use crate::volume::{Content, Stage, VolumeHandle};
 

@@ -12,9 +12,10 @@ use quarry_proto::csi::v1 as proto;
 use tonic::{Code, Status};
 
 use crate::csi::status;
+use crate::device_number::DeviceNumber;
 use crate::engine::{ActivateError, Busy, Device, FindError, StageError, Volume};
 use crate::filesystem::{
-    CheckError, Content as Found, DeviceError, DeviceNumber, FormatError, Ground, MountError, MountRequest, MountTable,
+    CheckError, Content as Found, DeviceError, FormatError, Ground, MountError, MountRequest, MountTable,
     MountTableError, ProbeError, Proof, TargetError, device, target,
 };
 use crate::volume::capability::CapabilityError;
@@ -144,6 +145,7 @@ impl From<StageVolumeError> for Status {
             E::StagingPath(TargetError::NotADirectory { .. } | TargetError::NotAbsolute(_)) => Code::InvalidArgument,
             E::Unzeroed(_)
             | E::NotEmpty { .. }
+            | E::Probe(ProbeError::Written { .. })
             | E::Replaced { .. }
             | E::MountedUnformatted { .. }
             | E::Mount(MountError::Occupied { .. } | MountError::TurnedReadOnly { .. }) => Code::FailedPrecondition,
