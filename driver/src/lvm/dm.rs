@@ -14,8 +14,8 @@ use std::path::Path;
 
 use rustix::ioctl::{Direction, Ioctl, IoctlOutput, Opcode, opcode};
 
-use super::device_number::DeviceNumber;
 use super::dm_status::{StatusError, TargetStatus};
+use crate::device_number::DeviceNumber;
 
 /// Where the kernel listens.
 const CONTROL: &str = "/dev/mapper/control";
