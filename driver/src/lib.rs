@@ -1,4 +1,9 @@
 //! The Quarry node plugin as a library; `main.rs` is its command line.
+//!
+//! Knowledge runs one way: `csi` knows `engine` and `filesystem`; `engine` knows `volume` and `lvm`; nothing knows
+//! `csi`. Only `exec` starts processes. See ARCHITECTURE.md.
 
+pub mod config;
 pub mod exec;
 pub mod lvm;
+pub mod volume;

@@ -33,12 +33,7 @@ impl Invocation {
     /// A command that is killed, with its process group, when it has run for `kill_after`.
     #[must_use]
     pub fn new(tool: &Tool, kill_after: Duration) -> Self {
-        Self {
-            tool: tool.clone(),
-            arguments: Vec::new(),
-            environment: Vec::new(),
-            kill_after,
-        }
+        Self { tool: tool.clone(), arguments: Vec::new(), environment: Vec::new(), kill_after }
     }
 
     /// Adds one argument.
@@ -51,16 +46,14 @@ impl Invocation {
     /// Adds several arguments.
     #[must_use]
     pub fn args<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(mut self, arguments: I) -> Self {
-        self.arguments
-            .extend(arguments.into_iter().map(|a| a.as_ref().to_owned()));
+        self.arguments.extend(arguments.into_iter().map(|a| a.as_ref().to_owned()));
         self
     }
 
     /// Sets a variable of the child's environment, which is otherwise `PATH` and `LC_ALL=C` alone.
     #[must_use]
     pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
-        self.environment
-            .push((name.as_ref().to_owned(), value.as_ref().to_owned()));
+        self.environment.push((name.as_ref().to_owned(), value.as_ref().to_owned()));
         self
     }
 
@@ -99,11 +92,7 @@ impl Output {
     pub fn success(self) -> Result<Self, ExecError> {
         match self.exit {
             Exit::Code(0) => Ok(self),
-            exit => Err(ExecError::Failed {
-                line: self.line,
-                exit,
-                stderr: self.stderr,
-            }),
+            exit => Err(ExecError::Failed { line: self.line, exit, stderr: self.stderr }),
         }
     }
 }
@@ -180,11 +169,7 @@ impl ExecError {
 }
 
 fn say(stderr: &str) -> String {
-    if stderr.is_empty() {
-        String::new()
-    } else {
-        format!(": {}", stderr.replace('\n', "; "))
-    }
+    if stderr.is_empty() { String::new() } else { format!(": {}", stderr.replace('\n', "; ")) }
 }
 
 /// Runs commands and counts them.
@@ -204,42 +189,28 @@ impl Exec {
         self.count(&invocation);
         let line = invocation.line();
         let outcome = tokio::task::spawn_blocking(move || run_blocking(&invocation)).await;
-        outcome.unwrap_or_else(|join| {
-            Err(ExecError::Lost {
-                line,
-                source: std::io::Error::other(join),
-            })
-        })
+        outcome.unwrap_or_else(|join| Err(ExecError::Lost { line, source: std::io::Error::other(join) }))
     }
 
     /// How many processes were started, by tool.
     #[must_use]
     pub fn started(&self) -> BTreeMap<String, u64> {
-        self.started
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.started.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn count(&self, invocation: &Invocation) {
         let mut started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
-        *started
-            .entry(invocation.tool.name().to_owned())
-            .or_default() += 1;
+        *started.entry(invocation.tool.name().to_owned()).or_default() += 1;
     }
 }
 
 /// What every child finds programs by: `lvm` and the `mkfs` front ends start helpers of their own by name.
 const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "this is the one place that starts processes"
-)]
+#[expect(clippy::disallowed_methods, reason = "this is the one place that starts processes")]
 fn run_blocking(invocation: &Invocation) -> Result<Output, ExecError> {
     let line = invocation.line();
-    let mut environment: Vec<(OsString, OsString)> =
-        vec![("PATH".into(), PATH.into()), ("LC_ALL".into(), "C".into())];
+    let mut environment: Vec<(OsString, OsString)> = vec![("PATH".into(), PATH.into()), ("LC_ALL".into(), "C".into())];
     environment.extend(invocation.environment.iter().cloned());
     let start = Instant::now();
     let handle = duct::cmd(PathBuf::from(invocation.tool.path()), &invocation.arguments)
@@ -253,10 +224,7 @@ fn run_blocking(invocation: &Invocation) -> Result<Output, ExecError> {
             Ok(())
         })
         .start()
-        .map_err(|source| ExecError::Start {
-            line: line.clone(),
-            source,
-        })?;
+        .map_err(|source| ExecError::Start { line: line.clone(), source })?;
 
     let ended = handle.wait_timeout(invocation.kill_after);
     let killed = matches!(ended, Ok(None));
@@ -270,17 +238,11 @@ fn run_blocking(invocation: &Invocation) -> Result<Output, ExecError> {
             kill_group(pid, &line);
         }
     }
-    let output = handle.wait().map_err(|source| ExecError::Lost {
-        line: line.clone(),
-        source,
-    })?;
+    let output = handle.wait().map_err(|source| ExecError::Lost { line: line.clone(), source })?;
     let duration = start.elapsed();
     tracing::debug!(command = line, ms = duration.as_millis(), status = %output.status, "command ended");
     if killed {
-        return Err(ExecError::Killed {
-            line,
-            after: duration,
-        });
+        return Err(ExecError::Killed { line, after: duration });
     }
     let exit = match (output.status.code(), output.status.signal()) {
         (Some(code), _) => Exit::Code(code),
@@ -296,10 +258,7 @@ fn run_blocking(invocation: &Invocation) -> Result<Output, ExecError> {
 }
 
 fn kill_group(pid: u32, line: &str) {
-    let Some(group) = i32::try_from(pid)
-        .ok()
-        .and_then(rustix::process::Pid::from_raw)
-    else {
+    let Some(group) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) else {
         return;
     };
     if let Err(error) = rustix::process::kill_process_group(group, rustix::process::Signal::KILL) {
@@ -318,10 +277,7 @@ mod tests {
     #[tokio::test]
     async fn output_of_both_pipes_beyond_their_buffers_arrives() {
         let script = "head -c 300000 /dev/zero | tr '\\0' e >&2; echo ok";
-        let output = Exec::default()
-            .run(sh(script, Duration::from_secs(60)))
-            .await
-            .unwrap();
+        let output = Exec::default().run(sh(script, Duration::from_secs(60))).await.unwrap();
         assert_eq!(
             (output.exit, output.stdout.as_slice(), output.stderr.len()),
             (Exit::Code(0), &b"ok\n"[..], 300_000)
@@ -333,13 +289,8 @@ mod tests {
         let marker = tempfile::tempdir().unwrap();
         let file = marker.path().join("grandchild-went-on");
         let script = format!("(sleep 2; touch {}) & wait", file.display());
-        let outcome = Exec::default()
-            .run(sh(&script, Duration::from_millis(200)))
-            .await;
-        assert!(
-            matches!(outcome, Err(ExecError::Killed { .. })),
-            "{outcome:?}"
-        );
+        let outcome = Exec::default().run(sh(&script, Duration::from_millis(200))).await;
+        assert!(matches!(outcome, Err(ExecError::Killed { .. })), "{outcome:?}");
         assert!(outcome.unwrap_err().outcome_unknown());
         tokio::time::sleep(Duration::from_secs(3)).await;
         assert!(!file.exists(), "the grandchild outlived its process group");
@@ -358,12 +309,7 @@ mod tests {
         assert_eq!(names, ["A", "LC_ALL", "PATH"]);
         let error = output.success().unwrap_err();
         assert!(!error.outcome_unknown());
-        assert!(
-            error
-                .to_string()
-                .ends_with("ended with exit code 5: bad thing"),
-            "{error}"
-        );
+        assert!(error.to_string().ends_with("ended with exit code 5: bad thing"), "{error}");
     }
 
     #[tokio::test]

@@ -1,10 +1,19 @@
-//! Everything the driver knows of LVM: its on-disk metadata, its devices, its commands.
+//! LVM: commands, and the volume groups' own metadata.
+//!
+//! **Invariant.** State is changed only by LVM's own commands, given through [`runner::Runner`]; it is read from the
+//! metadata on the physical volumes and from device-mapper, without a process.
 
 pub mod block_devices;
+pub mod command;
 pub mod device_number;
 pub mod discover;
 pub mod dm;
 pub mod dm_name;
 pub mod dm_status;
+pub mod flush;
 pub mod metadata;
+pub mod report;
+pub mod runner;
+pub mod system_dir;
+pub mod verbs;
 pub mod watch;

@@ -1,0 +1,99 @@
+//! The LVM commands Quarry gives, one function each. All take absolute sizes and answer prompts beforehand (`-y`).
+
+use super::command::{Command, Effect};
+use crate::volume::capacity::PoolPlan;
+use crate::volume::{Bytes, LvName};
+
+/// Makes a thick volume. Old signatures are wiped when `wipe` is set (a filesystem is to come); a raw block volume is
+/// zeroed whole afterwards instead.
+#[must_use]
+pub fn create_thick(vg: &str, lv: &LvName, extents: u64, wipe: bool, tags: &[String]) -> Command {
+    let yes_no = if wipe { "y" } else { "n" };
+    Command::new("lvcreate", Effect::Change)
+        .word("-y")
+        .option("-n", lv)
+        .option("-l", extents)
+        .option("-W", yes_no)
+        .option("-Z", yes_no)
+        .add_tags(tags)
+        .word(vg)
+}
+
+/// Makes a thin volume in a pool.
+#[must_use]
+pub fn create_thin(vg: &str, pool: &str, lv: &LvName, size: Bytes, tags: &[String]) -> Command {
+    Command::new("lvcreate", Effect::Change)
+        .word("-y")
+        .option("-n", lv)
+        .option("-V", format_args!("{}b", size.0))
+        .option("--thinpool", pool)
+        .add_tags(tags)
+        .word(vg)
+}
+
+/// Makes a thin pool: it zeroes new blocks, and a full pool fails writes at once instead of hanging them for a minute.
+#[must_use]
+pub fn create_pool(vg: &str, pool: &str, plan: &PoolPlan, tag: &str) -> Command {
+    Command::new("lvcreate", Effect::Change)
+        .word("-y")
+        .option("--type", "thin-pool")
+        .option("-n", pool)
+        .option("-L", format_args!("{}b", plan.data.0))
+        .option("--poolmetadatasize", format_args!("{}b", plan.metadata.0))
+        .option("--chunksize", format_args!("{}b", plan.chunk.0))
+        .option("-Z", "y")
+        .option("--errorwhenfull", "y")
+        .add_tags([tag])
+        .word(vg)
+}
+
+/// Removes a volume, if the name still belongs to the LV with that UUID: LVM compares under its own lock.
+#[must_use]
+pub fn remove(vg: &str, lv: &LvName, uuid: &str) -> Command {
+    Command::new("lvremove", Effect::Change)
+        .word("-y")
+        .option("-S", format_args!("lv_uuid={uuid}"))
+        .word(format!("{vg}/{lv}"))
+}
+
+/// Replaces one tag by another, in one commit.
+#[must_use]
+pub fn retag(vg: &str, lv: &LvName, from: &str, to: &str) -> Command {
+    Command::new("lvchange", Effect::Change).option("--deltag", from).option("--addtag", to).word(format!("{vg}/{lv}"))
+}
+
+/// Activates a volume (and the pool under it), also one marked to be skipped.
+#[must_use]
+pub fn activate(vg: &str, lv: &str) -> Command {
+    Command::new("lvchange", Effect::Change).option("-a", "y").word("-K").word("-y").word(format!("{vg}/{lv}"))
+}
+
+/// Deactivates a volume.
+#[must_use]
+pub fn deactivate(vg: &str, lv: &str) -> Command {
+    Command::new("lvchange", Effect::Change).option("-a", "n").word("-y").word(format!("{vg}/{lv}"))
+}
+
+/// Loads the tables of all active devices of a volume group again, sends outstanding pool messages and resumes what is
+/// suspended: the repair after an lvm that died in mid-command.
+#[must_use]
+pub fn refresh_group(vg: &str) -> Command {
+    Command::new("vgchange", Effect::Change).word("--refresh").word(vg)
+}
+
+/// The same for one volume: resumes a suspended snapshot origin, which [`refresh_group`] leaves.
+#[must_use]
+pub fn refresh_volume(vg: &str, lv: &str) -> Command {
+    Command::new("lvchange", Effect::Change).word("--refresh").word(format!("{vg}/{lv}"))
+}
+
+/// Lists every logical volume of every volume group: what affirms that one is absent.
+#[must_use]
+pub fn list() -> Command {
+    Command::new("lvs", Effect::Read)
+        .word("-a")
+        .option("--reportformat", "json")
+        .option("--units", "b")
+        .word("--nosuffix")
+        .option("-o", super::report::FIELDS)
+}
