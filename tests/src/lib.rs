@@ -1,1 +1,13 @@
-//! Test bed.
+//! The test bed: virtual machines, and the suites that run in them, as a library. `main.rs` is its command line.
+
+pub mod artifacts;
+pub mod cache;
+pub mod cluster;
+pub mod command;
+pub mod in_vm;
+pub mod process;
+pub mod progress;
+pub mod scratch;
+pub mod suite;
+pub mod vm;
+pub mod wait;

@@ -1,4 +1,4 @@
-//! LVM: commands, and the volume groups' own metadata.
+//! LVM: its commands, and its volume groups' own metadata.
 //!
 //! **Invariant.** State is changed only by LVM's own commands, given through [`runner::Runner`]; it is read from the
 //! metadata on the physical volumes and from device-mapper, without a process.
@@ -12,6 +12,7 @@ pub mod dm_name;
 pub mod dm_status;
 pub mod flush;
 pub mod metadata;
+pub mod repair;
 pub mod report;
 pub mod runner;
 pub mod system_dir;

@@ -1,0 +1,103 @@
+//! The command line of `quarry-driver`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::telemetry::LogFormat;
+
+/// Node-local LVM storage for Kubernetes: the node plugin.
+#[derive(Debug, Parser)]
+#[command(name = "quarry-driver", version, about)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What `quarry-driver` does.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve CSI on this node until SIGTERM.
+    Run(RunArgs),
+    /// Check a configuration file and say what a node makes of it.
+    CheckConfig(CheckConfigArgs),
+    /// Ask a running driver whether it serves; for liveness probes.
+    Probe(ProbeArgs),
+}
+
+/// Options of `run`.
+#[derive(Debug, Clone, Args)]
+pub struct RunArgs {
+    /// The name of this node in Kubernetes.
+    #[arg(long, env = "NODE_NAME")]
+    pub node_name: String,
+    /// The configuration file; without one, the device class `default` is the volume group `quarry`.
+    #[arg(long, env = "QUARRY_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// The unix socket to serve CSI on, as a path or a `unix://` URL.
+    #[arg(long, env = "CSI_ENDPOINT", default_value = "/csi/csi.sock", value_parser = socket_path)]
+    pub csi_socket: PathBuf,
+    /// The unix socket to register with kubelet on, in its folder `plugins_registry`; without one, nothing is registered.
+    #[arg(long, env = "QUARRY_REGISTRATION_SOCKET", requires = "kubelet_csi_socket")]
+    pub registration_socket: Option<PathBuf>,
+    /// Where kubelet finds the CSI socket: its path on the host.
+    #[arg(long, env = "QUARRY_KUBELET_CSI_SOCKET")]
+    pub kubelet_csi_socket: Option<PathBuf>,
+    /// The driver's own state.
+    #[arg(long, env = "QUARRY_STATE_DIR", default_value = "/var/lib/quarry")]
+    pub state_dir: PathBuf,
+    /// The host's LVM configuration, taken over but for what the driver must set itself.
+    #[arg(long, env = "QUARRY_HOST_LVM_DIR", default_value = "/etc/lvm")]
+    pub host_lvm_dir: PathBuf,
+    /// How log lines look.
+    #[arg(long, env = "QUARRY_LOG_FORMAT", default_value = "json")]
+    pub log_format: LogFormat,
+    /// Which log lines there are, e.g. `info` or `quarry_driver=debug`.
+    #[arg(long, env = "QUARRY_LOG_FILTER", default_value = "info")]
+    pub log_filter: String,
+}
+
+/// Options of `check-config`.
+#[derive(Debug, Args)]
+pub struct CheckConfigArgs {
+    /// The node to check it for.
+    #[arg(long, env = "NODE_NAME", default_value = "")]
+    pub node_name: String,
+    /// The file.
+    pub file: PathBuf,
+}
+
+/// Options of `probe`.
+#[derive(Debug, Args)]
+pub struct ProbeArgs {
+    /// The driver's CSI socket, as a path or a `unix://` URL.
+    #[arg(long, env = "CSI_ENDPOINT", default_value = "/csi/csi.sock", value_parser = socket_path)]
+    pub csi_socket: PathBuf,
+    /// Seconds to wait for the answer.
+    #[arg(long, default_value_t = 5)]
+    pub timeout_seconds: u64,
+}
+
+/// CSI's `CSI_ENDPOINT` may be a URL.
+fn socket_path(text: &str) -> Result<PathBuf, String> {
+    let path = text.strip_prefix("unix://").or_else(|| text.strip_prefix("unix:")).unwrap_or(text);
+    if path.starts_with('/') {
+        Ok(PathBuf::from(path))
+    } else {
+        Err(format!("{text:?} is not the absolute path of a unix socket"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_may_be_a_path_or_a_url() {
+        for text in ["/csi/csi.sock", "unix:///csi/csi.sock", "unix:/csi/csi.sock"] {
+            assert_eq!(socket_path(text), Ok(PathBuf::from("/csi/csi.sock")), "{text}");
+        }
+        assert!(socket_path("tcp://1.2.3.4:5").is_err());
+    }
+}

@@ -1,0 +1,348 @@
+//! Makes volumes.
+//!
+//! **Invariant.** A volume is made by one `lvcreate` with all its tags. Success is told only when the volume group's
+//! metadata says so, and the disks' caches are flushed. A repeated request finds the volume and compares what shapes it.
+
+use crate::lvm::flush::{self, FlushError};
+use crate::lvm::runner::LvmError;
+use crate::lvm::verbs;
+use crate::volume::capacity::{Bound, PoolPlan};
+use crate::volume::size::{SizeError, SizeRange};
+use crate::volume::tags::{self, POOL_MARK, TagError};
+use crate::volume::{Bytes, Content, LvName, Provisioning, Stage, Tags};
+
+use super::group::{Group, Unreadable};
+use super::room::{self, PoolNeeded};
+use super::{Engine, Volume};
+
+/// A checked request for a volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CreateRequest {
+    /// The name in the request.
+    pub csi_name: String,
+    /// The LV name that follows from it.
+    pub lv: LvName,
+    /// What kind of disk.
+    pub device_class: String,
+    /// Thin or thick.
+    pub provisioning: Provisioning,
+    /// Filesystem or raw block.
+    pub content: Content,
+    /// Arguments for mkfs.
+    pub mkfs_options: Vec<String>,
+    /// How large.
+    pub range: SizeRange,
+}
+
+/// Why a volume was not made, or not seen to be.
+#[derive(Debug, thiserror::Error)]
+pub enum CreateError {
+    /// This node has no such device class.
+    #[error("node {node} has no device class {class:?}; it has {known}")]
+    NoClass {
+        /// This node.
+        node: String,
+        /// What was asked for.
+        class: String,
+        /// What there is.
+        known: String,
+    },
+    /// This node has no such volume group.
+    #[error("node {node} has no volume group {vg:?}, which its device class {class:?} names")]
+    NoGroup {
+        /// This node.
+        node: String,
+        /// The class.
+        class: String,
+        /// The group.
+        vg: String,
+    },
+    /// There is not enough room.
+    #[error(
+        "no room for {wanted} {provisioning} in volume group {vg} of node {node}: at most {largest} now; what limits it is {bound}"
+    )]
+    NoRoom {
+        /// This node.
+        node: String,
+        /// The group.
+        vg: String,
+        /// The volume's size.
+        wanted: Bytes,
+        /// Thin or thick.
+        provisioning: Provisioning,
+        /// The largest possible.
+        largest: Bytes,
+        /// Why.
+        bound: Bound,
+    },
+    /// No size in whole extents fits.
+    #[error(transparent)]
+    Size(#[from] SizeError),
+    /// A volume group could not be read, so nobody knows whether the volume exists.
+    #[error(transparent)]
+    Unreadable(#[from] Unreadable),
+    /// The volume exists, with other properties.
+    #[error("volume {lv} exists with {field} {existing}; the request says {requested}")]
+    Different {
+        /// The volume.
+        lv: LvName,
+        /// What differs.
+        field: &'static str,
+        /// What is there.
+        existing: String,
+        /// What was asked for.
+        requested: String,
+    },
+    /// The name belongs to a logical volume that is not ours.
+    #[error(
+        "volume group {vg} has a logical volume {lv} without the tag {:?}: it is not Quarry's and is left alone",
+        tags::MARK
+    )]
+    Foreign {
+        /// The group.
+        vg: String,
+        /// The name.
+        lv: LvName,
+    },
+    /// The volume exists and its tags are not understood.
+    #[error("logical volume {vg}/{lv}")]
+    Tags {
+        /// The group.
+        vg: String,
+        /// The name.
+        lv: LvName,
+        /// What about them.
+        #[source]
+        source: TagError,
+    },
+    /// LVM refused; nothing was made.
+    #[error("cannot make {what} in volume group {vg}")]
+    Lvm {
+        /// The group.
+        vg: String,
+        /// A volume or the pool.
+        what: String,
+        /// LVM's reason.
+        #[source]
+        source: LvmError,
+    },
+    /// The command was lost: whether the volume exists is to be seen.
+    #[error("whether {what} was made in volume group {vg} is not known yet")]
+    OutcomeUnknown {
+        /// The group.
+        vg: String,
+        /// A volume or the pool.
+        what: String,
+        /// What happened.
+        #[source]
+        source: LvmError,
+    },
+    /// LVM reported success and its metadata does not show the volume.
+    #[error("lvcreate reported success, but the metadata of volume group {vg} does not show {lv}")]
+    Vanished {
+        /// The group.
+        vg: String,
+        /// The name.
+        lv: LvName,
+    },
+    /// The volume was made and may be lost in a power cut.
+    #[error(transparent)]
+    Flush(#[from] FlushError),
+    /// The volume was made, and making it usable (zeroing, activating) failed; it goes on at the next request.
+    #[error("volume {lv} exists and is not ready")]
+    Unprepared {
+        /// The name.
+        lv: LvName,
+        /// What failed.
+        #[source]
+        source: super::prepare::PrepareError,
+    },
+}
+
+impl Engine {
+    /// Makes the volume, or finds it made. The caller holds its lock.
+    ///
+    /// # Errors
+    /// [`CreateError`].
+    pub async fn create(&self, request: &CreateRequest) -> Result<Volume, CreateError> {
+        let volume = match self.existing(request).await? {
+            Some(volume) => volume,
+            None => self.make(request).await?,
+        };
+        self.prepare(&volume).await.map_err(|source| CreateError::Unprepared { lv: request.lv.clone(), source })
+    }
+
+    /// The volume of that name wherever it is on this node, compared with the request.
+    async fn existing(&self, request: &CreateRequest) -> Result<Option<Volume>, CreateError> {
+        let Some((group, reading)) = self.groups.locate(&request.lv).await? else { return Ok(None) };
+        let vg = group.name().to_owned();
+        let lv = request.lv.clone();
+        if !reading.is_ours(&lv) {
+            return Err(CreateError::Foreign { vg, lv });
+        }
+        let volume = reading
+            .volume(&self.node, &lv)
+            .map_err(|source| CreateError::Tags { vg, lv: lv.clone(), source })?
+            .ok_or_else(|| CreateError::Vanished { vg: group.name().to_owned(), lv })?;
+        compare(&volume, request)?;
+        Ok(Some(volume))
+    }
+
+    async fn make(&self, request: &CreateRequest) -> Result<Volume, CreateError> {
+        let (class, group) = self.class_and_group(&request.device_class).await?;
+        let mut writer = group.writer().await;
+        writer.ready(self.runner.as_ref()).await?;
+        let reading = group.read().await?;
+        let size = request.range.volume_size(request.content, reading.extent())?;
+        let needed = room::admit(self, &class, &reading, request.provisioning, size).await?;
+        if let Some(PoolNeeded(plan)) = needed {
+            self.make_pool(&group, &mut writer, &class.thin_pool, &plan).await?;
+        }
+        let stage = if request.provisioning == Provisioning::Thick && request.content == Content::Block {
+            Stage::Unzeroed
+        } else {
+            Stage::New
+        };
+        let tags =
+            Tags::new(&class.name, request.content, stage, &request.mkfs_options, &request.csi_name, &request.lv);
+        let command = match request.provisioning {
+            Provisioning::Thin => verbs::create_thin(group.name(), &class.thin_pool, &request.lv, size, &tags.to_lvm()),
+            Provisioning::Thick => {
+                let extents = size.0 / reading.extent().0;
+                let wipe = request.content != Content::Block;
+                verbs::create_thick(group.name(), &request.lv, extents, wipe, &tags.to_lvm())
+            }
+        };
+        self.run_create(&group, &mut writer, command, format!("volume {}", request.lv)).await?;
+        let reading = group.read().await?;
+        flush::flush(reading.devices()).await?;
+        drop(writer);
+        tracing::info!(volume = %request.lv, vg = group.name(), %size, provisioning = %request.provisioning, content = %request.content, "volume made");
+        reading
+            .volume(&self.node, &request.lv)
+            .map_err(|source| CreateError::Tags { vg: group.name().to_owned(), lv: request.lv.clone(), source })?
+            .ok_or_else(|| CreateError::Vanished { vg: group.name().to_owned(), lv: request.lv.clone() })
+    }
+
+    async fn make_pool(
+        &self,
+        group: &Group,
+        writer: &mut super::group::Writer<'_>,
+        pool: &str,
+        plan: &PoolPlan,
+    ) -> Result<(), CreateError> {
+        let command = verbs::create_pool(group.name(), pool, plan, POOL_MARK);
+        self.run_create(group, writer, command, format!("thin pool {pool}")).await?;
+        tracing::info!(vg = group.name(), pool, data = %plan.data, metadata = %plan.metadata, chunk = %plan.chunk, "thin pool made");
+        Ok(())
+    }
+
+    async fn run_create(
+        &self,
+        group: &Group,
+        writer: &mut super::group::Writer<'_>,
+        command: crate::lvm::command::Command,
+        what: String,
+    ) -> Result<(), CreateError> {
+        let vg = group.name().to_owned();
+        match writer.run(self.runner.as_ref(), command).await {
+            Ok(_) => Ok(()),
+            Err(source) if source.outcome_unknown() => Err(CreateError::OutcomeUnknown { vg, what, source }),
+            Err(source) => Err(CreateError::Lvm { vg, what, source }),
+        }
+    }
+}
+
+/// Whether an existing volume is what a repeated request asks for. Metadata keys, secrets and order do not count.
+fn compare(volume: &Volume, request: &CreateRequest) -> Result<(), CreateError> {
+    let different = |field, existing: String, requested: String| {
+        Err(CreateError::Different { lv: request.lv.clone(), field, existing, requested })
+    };
+    if let Some(name) = &volume.tags.csi_name
+        && *name != request.csi_name
+    {
+        return different("name", name.clone(), request.csi_name.clone());
+    }
+    if volume.tags.class != request.device_class {
+        return different("deviceClass", volume.tags.class.clone(), request.device_class.clone());
+    }
+    if volume.provisioning != request.provisioning {
+        return different("provisioning", volume.provisioning.to_string(), request.provisioning.to_string());
+    }
+    if volume.tags.content != request.content {
+        return different("content", volume.tags.content.to_string(), request.content.to_string());
+    }
+    let hash = tags::mkfs_hash(&request.mkfs_options);
+    if volume.tags.mkfs_hash != hash {
+        let say =
+            |hash: &Option<String>| hash.as_ref().map_or("none".to_owned(), |hash| format!("with the hash {hash}"));
+        return different("mkfsOptions", say(&volume.tags.mkfs_hash), say(&hash));
+    }
+    if !request.range.contains(volume.size) {
+        let say = |bytes: Option<Bytes>| bytes.map_or("any".to_owned(), |bytes| bytes.to_string());
+        let requested = format!("at least {}, at most {}", say(request.range.required), say(request.range.limit));
+        return different("size", volume.size.to_string(), requested);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lvm::metadata::LvmUuid;
+    use crate::volume::{FilesystemType, TopologyValue, VolumeHandle};
+
+    fn request() -> CreateRequest {
+        CreateRequest {
+            csi_name: "pvc-1".into(),
+            lv: LvName::for_csi_name("pvc-1").unwrap(),
+            device_class: "default".into(),
+            provisioning: Provisioning::Thin,
+            content: Content::Filesystem(FilesystemType::Ext4),
+            mkfs_options: vec![],
+            range: SizeRange::new(1 << 30, 0).unwrap(),
+        }
+    }
+
+    fn volume(request: &CreateRequest) -> Volume {
+        Volume {
+            handle: VolumeHandle { node: TopologyValue::for_node("n"), lv: request.lv.clone() },
+            vg: "quarry".into(),
+            vg_uuid: LvmUuid::from_bytes(&[b'u'; 32]).unwrap(),
+            uuid: LvmUuid::from_bytes(&[b'v'; 32]).unwrap(),
+            size: Bytes(1 << 30),
+            provisioning: request.provisioning,
+            pool: None,
+            tags: Tags::new(
+                &request.device_class,
+                request.content,
+                Stage::Formatted,
+                &request.mkfs_options,
+                &request.csi_name,
+                &request.lv,
+            ),
+        }
+    }
+
+    #[test]
+    fn a_repeated_request_is_compared_in_what_shapes_the_volume() {
+        let volume = volume(&request());
+        assert!(compare(&volume, &request()).is_ok());
+        type Change = fn(&mut CreateRequest);
+        let changes: [(Change, &str); 5] = [
+            (|r| r.device_class = "nvme".into(), "deviceClass"),
+            (|r| r.provisioning = Provisioning::Thick, "provisioning"),
+            (|r| r.content = Content::Block, "content"),
+            (|r| r.mkfs_options = vec!["-K".into()], "mkfsOptions"),
+            (|r| r.range = SizeRange::new(2 << 30, 0).unwrap(), "size"),
+        ];
+        for (change, named) in changes {
+            let mut request = request();
+            change(&mut request);
+            assert!(
+                matches!(compare(&volume, &request), Err(CreateError::Different { field, .. }) if field == named),
+                "{named}"
+            );
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! One volume group in use: its last reading, and the one permit to change it.
+//!
+//! **Invariant.** Changes of one group follow one another; none begins before what an earlier, lost command left
+//! behind is repaired. Groups do not wait for each other: a hung disk delays only its own group.
+
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use tokio::sync::{Mutex, MutexGuard};
+
+use crate::lvm::command::Command;
+use crate::lvm::discover::{ProblemDevice, Scanner};
+use crate::lvm::metadata::LvmUuid;
+use crate::lvm::repair;
+use crate::lvm::runner::{LvmError, Reply, Runner};
+use crate::telemetry::chain;
+
+use super::Reading;
+use super::pins::{PinError, Pins};
+
+/// What could not be read, so that nobody knows what is in it; UNAVAILABLE, the caller retries.
+#[derive(Debug, thiserror::Error)]
+pub enum Unreadable {
+    /// A group that is in use.
+    #[error("volume group {vg} cannot be read")]
+    Group {
+        /// Its name.
+        vg: String,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A group that held volumes when it was last seen, and is not there.
+    #[error("volume group {vg} ({uuid}) held volumes when it was last seen and is not found on this node now")]
+    Gone {
+        /// Its name.
+        vg: String,
+        /// Its UUID.
+        uuid: String,
+    },
+    /// A group of which a part is missing or unreadable.
+    #[error("volume group {vg} was not read whole: {what}")]
+    Incomplete {
+        /// Its name.
+        vg: String,
+        /// What is missing.
+        what: String,
+    },
+    /// LVM's own list.
+    #[error("lvm cannot list the logical volumes")]
+    Report {
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+impl Unreadable {
+    /// Of LVM's list.
+    #[must_use]
+    pub fn report(source: Box<dyn std::error::Error + Send + Sync>) -> Self {
+        Self::Report { source }
+    }
+
+    /// Of a group with missing physical volumes.
+    #[must_use]
+    pub fn incomplete(vg: &str) -> Self {
+        Self::Incomplete { vg: vg.to_owned(), what: "a physical volume is missing".to_owned() }
+    }
+}
+
+/// A volume group in use.
+#[derive(Debug)]
+pub struct Group {
+    name: String,
+    uuid: LvmUuid,
+    pins: Arc<Pins>,
+    scanner: Scanner,
+    /// The devices that the configuration lists, where the group was found on them.
+    listed: Vec<PathBuf>,
+    reading: RwLock<Arc<Reading>>,
+    writer: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// A command was lost, or none has run yet: what it left behind is repaired first.
+    repair: bool,
+}
+
+/// The permit to change a group.
+#[derive(Debug)]
+#[must_use = "others wait as long as this lives"]
+pub struct Writer<'a> {
+    group: &'a Group,
+    state: MutexGuard<'a, State>,
+}
+
+impl Group {
+    /// A group as it was found. It is checked for leftovers before its first change.
+    ///
+    /// # Errors
+    /// [`PinError`] when it cannot be noted whether it holds volumes.
+    pub fn new(reading: Reading, pins: Arc<Pins>, scanner: Scanner, listed: Vec<PathBuf>) -> Result<Self, PinError> {
+        pins.note(&reading.vg_uuid().to_string(), reading.name(), reading.holds_volumes())?;
+        Ok(Self {
+            name: reading.name().to_owned(),
+            uuid: reading.vg_uuid(),
+            pins,
+            scanner,
+            listed,
+            reading: RwLock::new(Arc::new(reading)),
+            writer: Mutex::new(State { repair: true }),
+        })
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its UUID.
+    #[must_use]
+    pub fn uuid(&self) -> LvmUuid {
+        self.uuid
+    }
+
+    /// The last reading, without looking again.
+    #[must_use]
+    pub fn known(&self) -> Arc<Reading> {
+        Arc::clone(&self.reading.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Takes over a newer reading.
+    ///
+    /// # Errors
+    /// [`PinError`] when it cannot be noted whether the group holds volumes.
+    pub fn learn(&self, reading: Reading) -> Result<(), PinError> {
+        // A part that is missing may hold the volumes that the rest does not show.
+        if reading.holds_volumes() || reading.is_complete() {
+            self.pins.note(&self.uuid.to_string(), &self.name, reading.holds_volumes())?;
+        }
+        *self.reading.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(reading);
+        Ok(())
+    }
+
+    /// Reads the group's metadata from its disks: no process, some milliseconds.
+    ///
+    /// # Errors
+    /// [`Unreadable`] when a disk does not answer or its metadata is damaged. Missing physical volumes are in the
+    /// reading, not an error.
+    pub async fn read(&self) -> Result<Arc<Reading>, Unreadable> {
+        let unreadable =
+            |source: Box<dyn std::error::Error + Send + Sync>| Unreadable::Group { vg: self.name.clone(), source };
+        let discovery = self.scanner.reread(&self.known().devices(), &self.listed).await;
+        let discovery = discovery.map_err(|error| unreadable(error.into()))?;
+        if let Some(ProblemDevice { device, problem }) = discovery.problems.into_iter().next() {
+            let what = format!("{}: {}", device.display(), chain(&problem));
+            return Err(unreadable(what.into()));
+        }
+        let state = discovery.groups.into_iter().find(|state| state.group.uuid == self.uuid);
+        let state = state.ok_or_else(|| unreadable("its metadata is no longer on its disks".into()))?;
+        self.learn(Reading::new(state)).map_err(|error| unreadable(error.into()))?;
+        Ok(self.known())
+    }
+
+    /// Waits for the permit to change the group.
+    pub async fn writer(&self) -> Writer<'_> {
+        Writer { group: self, state: self.writer.lock().await }
+    }
+}
+
+impl Writer<'_> {
+    /// Repairs what a lost command left, if there was one.
+    ///
+    /// # Errors
+    /// [`Unreadable`] when the group stays unusable; the next attempt repairs again.
+    pub async fn ready(&mut self, runner: &dyn Runner) -> Result<(), Unreadable> {
+        if !self.state.repair {
+            return Ok(());
+        }
+        let reading = self.group.read().await?;
+        repair::repair(runner, &reading.state().group)
+            .await
+            .map_err(|source| Unreadable::Group { vg: self.group.name.clone(), source: source.into() })?;
+        self.state.repair = false;
+        Ok(())
+    }
+
+    /// Has the group repaired before its next change, whatever the last command said.
+    pub fn suspect(&mut self) {
+        self.state.repair = true;
+    }
+
+    /// Runs a command that changes the group.
+    ///
+    /// # Errors
+    /// [`LvmError`]; after one of unknown outcome the group is repaired before its next change.
+    pub async fn run(&mut self, runner: &dyn Runner, command: Command) -> Result<Reply, LvmError> {
+        // Set before, so that it also holds when this future is dropped half-way.
+        self.state.repair = true;
+        let result = runner.run(command).await;
+        self.state.repair = result.as_ref().is_err_and(LvmError::outcome_unknown);
+        result
+    }
+}

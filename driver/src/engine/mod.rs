@@ -1,0 +1,93 @@
+//! Create, delete, activate: the only place where volumes and LVM meet.
+//!
+//! **Invariant.** LVM is the truth: what exists is read from its metadata before each decision and after each change.
+//! An error is never an answer: a volume is absent only where every volume group that may hold it was read whole.
+
+mod activate;
+mod create;
+mod delete;
+mod find;
+mod group;
+mod groups;
+mod locks;
+mod pins;
+mod prepare;
+mod reading;
+mod room;
+mod start;
+mod usage;
+mod volume;
+
+use std::sync::Arc;
+
+use crate::config::{Config, DeviceClass};
+use crate::exec::{Exec, Tools};
+use crate::lvm::runner::Runner;
+use crate::volume::{LvName, TopologyValue};
+
+pub use activate::{ActivateError, DeactivateError, Device};
+pub use create::{CreateError, CreateRequest};
+pub use delete::DeleteError;
+pub use find::FindError;
+pub use group::{Group, Unreadable};
+pub use locks::{Busy, VolumeGuard, VolumeLocks};
+pub use prepare::{PrepareError, StageError};
+pub use reading::Reading;
+pub use room::RoomError;
+pub use start::{Settings, StartError};
+pub use usage::{Usage, UsageError};
+pub use volume::Volume;
+
+/// The node's volumes.
+#[derive(Debug)]
+pub struct Engine {
+    node: TopologyValue,
+    config: Arc<Config>,
+    tools: Tools,
+    exec: Exec,
+    runner: Arc<dyn Runner>,
+    groups: groups::Groups,
+    locks: VolumeLocks,
+}
+
+impl Engine {
+    /// This node.
+    #[must_use]
+    pub fn node(&self) -> &TopologyValue {
+        &self.node
+    }
+
+    /// The configuration.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Locks a volume for one operation.
+    ///
+    /// # Errors
+    /// [`Busy`] when another one is under way.
+    pub fn lock(&self, lv: &LvName, operation: &'static str) -> Result<VolumeGuard, Busy> {
+        self.locks.take(lv.as_str(), operation)
+    }
+
+    /// A device class of this node and its volume group.
+    async fn class_and_group(&self, name: &str) -> Result<(DeviceClass, Arc<Group>), CreateError> {
+        let Some(class) = self.config.class(name) else {
+            let known: Vec<String> =
+                self.config.device_classes.iter().map(|class| format!("{:?}", class.name)).collect();
+            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            return Err(CreateError::NoClass { node: self.node.to_string(), class: name.to_owned(), known });
+        };
+        if let Some(group) = self.groups.by_name(&class.volume_group) {
+            return Ok((class.clone(), group));
+        }
+        // It may be a group whose volumes we know: then the claim's volume may be among them.
+        self.groups.none_gone()?;
+        Err(CreateError::NoGroup {
+            node: self.node.to_string(),
+            class: name.to_owned(),
+            vg: class.volume_group.clone(),
+        })
+    }
+}

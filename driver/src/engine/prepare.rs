@@ -1,0 +1,124 @@
+//! Makes a volume ready: a thick raw block volume is zeroed before anybody may read it.
+
+use crate::exec::{ExecError, Invocation};
+use crate::lvm::flush::{self, FlushError};
+use crate::lvm::runner::LvmError;
+use crate::lvm::verbs;
+use crate::volume::Stage;
+use crate::volume::tags::TagError;
+
+use super::activate::ActivateError;
+use super::group::Unreadable;
+use super::{Engine, Volume};
+
+/// Why a volume is not ready.
+#[derive(Debug, thiserror::Error)]
+pub enum PrepareError {
+    /// It cannot be activated.
+    #[error(transparent)]
+    Activate(#[from] ActivateError),
+    /// It cannot be zeroed.
+    #[error("cannot zero it")]
+    Zero(#[source] ExecError),
+    /// The zeroes may not survive a power cut.
+    #[error(transparent)]
+    Flush(#[from] FlushError),
+    /// Its stage cannot be changed.
+    #[error(transparent)]
+    Stage(#[from] StageError),
+}
+
+/// Why a volume's stage tag was not changed.
+#[derive(Debug, thiserror::Error)]
+pub enum StageError {
+    /// Its group is gone or unreadable.
+    #[error(transparent)]
+    Unreadable(#[from] Unreadable),
+    /// LVM refused, or was lost.
+    #[error("cannot change the stage of {vg}/{lv} from {from} to {to}")]
+    Lvm {
+        /// The group.
+        vg: String,
+        /// The volume.
+        lv: String,
+        /// The stage it has.
+        from: &'static str,
+        /// The stage it was to get.
+        to: &'static str,
+        /// LVM's reason.
+        #[source]
+        source: LvmError,
+    },
+    /// The new tag may not survive a power cut.
+    #[error(transparent)]
+    Flush(#[from] FlushError),
+    /// The volume is gone, or its tags are not what they should be.
+    #[error("volume {vg}/{lv} does not show the stage {to} after it was set")]
+    NotShown {
+        /// The group.
+        vg: String,
+        /// The volume.
+        lv: String,
+        /// The stage it was to get.
+        to: &'static str,
+        /// What is wrong with the tags, where they are the reason.
+        #[source]
+        source: Option<TagError>,
+    },
+}
+
+impl Engine {
+    /// Zeroes the volume when it must be; takes as long as the disk needs. The caller holds the volume's lock, and the
+    /// request may be answered long before.
+    ///
+    /// # Errors
+    /// [`PrepareError`]; the next CreateVolume begins again.
+    pub async fn prepare(&self, volume: &Volume) -> Result<Volume, PrepareError> {
+        if volume.tags.stage != Stage::Unzeroed {
+            return Ok(volume.clone());
+        }
+        let device = self.activate(volume).await?;
+        // BLKZEROOUT in steps: the disk's own fast zeroing where it has one, and a kill is obeyed in between.
+        let invocation = Invocation::new(&self.tools.blkdiscard, ZERO_LIMIT)
+            .args(["--zeroout", "--step", "67108864"])
+            .arg(&device.path);
+        let zeroed = self.exec.run(invocation).await.and_then(crate::exec::Output::success);
+        zeroed.map_err(PrepareError::Zero)?;
+        flush::flush(vec![device.path]).await?;
+        Ok(self.set_stage(volume, Stage::New).await?)
+    }
+
+    /// Replaces the volume's stage tag: one command, on disk when this returns.
+    ///
+    /// # Errors
+    /// [`StageError`].
+    pub async fn set_stage(&self, volume: &Volume, stage: Stage) -> Result<Volume, StageError> {
+        let (vg, lv) = (volume.vg.clone(), volume.lv());
+        let from = volume.tags.stage;
+        if from == stage {
+            return Ok(volume.clone());
+        }
+        let group = self.groups.by_uuid(volume.vg_uuid)?;
+        let mut writer = group.writer().await;
+        writer.ready(self.runner.as_ref()).await?;
+        let command = verbs::retag(&vg, lv, &from.tag(), &stage.tag());
+        writer.run(self.runner.as_ref(), command).await.map_err(|source| StageError::Lvm {
+            vg: vg.clone(),
+            lv: lv.to_string(),
+            from: from.name(),
+            to: stage.name(),
+            source,
+        })?;
+        let reading = group.read().await?;
+        flush::flush(reading.devices()).await?;
+        let not_shown = |source| StageError::NotShown { vg, lv: lv.to_string(), to: stage.name(), source };
+        match reading.volume(&self.node, lv) {
+            Ok(Some(now)) if now.tags.stage == stage => Ok(now),
+            Ok(_) => Err(not_shown(None)),
+            Err(error) => Err(not_shown(Some(error))),
+        }
+    }
+}
+
+/// Zeroing runs at the disk's speed: a day is 8 TB at 100 MB/s.
+const ZERO_LIMIT: std::time::Duration = std::time::Duration::from_secs(24 * 3600);

@@ -1,0 +1,144 @@
+//! One reading of a volume group: what its metadata said at one moment.
+
+use std::path::PathBuf;
+
+use crate::lvm::metadata::LvmUuid;
+use crate::lvm::metadata::assemble::GroupState;
+use crate::lvm::metadata::model;
+use crate::volume::capacity::{GroupSpace, MetadataArea};
+use crate::volume::tags::TagError;
+use crate::volume::{Bytes, LvName, Provisioning, Tags, TopologyValue, VolumeHandle};
+
+use super::Volume;
+
+/// A volume group as it was read.
+#[derive(Debug, Clone)]
+pub struct Reading {
+    state: GroupState,
+}
+
+impl Reading {
+    /// Of a state of the metadata.
+    #[must_use]
+    pub fn new(state: GroupState) -> Self {
+        Self { state }
+    }
+
+    /// The metadata's state.
+    #[must_use]
+    pub fn state(&self) -> &GroupState {
+        &self.state
+    }
+
+    /// The group's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.state.group.name
+    }
+
+    /// The group's UUID.
+    #[must_use]
+    pub fn vg_uuid(&self) -> LvmUuid {
+        self.state.group.uuid
+    }
+
+    /// The size of an extent.
+    #[must_use]
+    pub fn extent(&self) -> Bytes {
+        Bytes(self.state.group.extent_size)
+    }
+
+    /// The devices of the physical volumes that are there.
+    #[must_use]
+    pub fn devices(&self) -> Vec<PathBuf> {
+        self.state.devices.values().cloned().collect()
+    }
+
+    /// Whether it was read whole: only then does "not listed" mean "absent".
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.state.completeness.is_complete()
+    }
+
+    /// Whether the group has a logical volume of that name, ours or not.
+    #[must_use]
+    pub fn has(&self, lv: &LvName) -> bool {
+        self.state.group.logical_volume(lv.as_str()).is_some()
+    }
+
+    /// Whether the group has a logical volume of that name with our tag.
+    #[must_use]
+    pub fn is_ours(&self, lv: &LvName) -> bool {
+        self.state.group.logical_volume(lv.as_str()).is_some_and(is_ours)
+    }
+
+    /// The UUID of the logical volume of that name.
+    #[must_use]
+    pub fn uuid_of(&self, lv: &LvName) -> Option<LvmUuid> {
+        self.state.group.logical_volume(lv.as_str()).map(|lv| lv.uuid)
+    }
+
+    /// The volume of ours with that name; nothing where there is none.
+    ///
+    /// # Errors
+    /// [`TagError`] where it is ours and its tags are not understood.
+    pub fn volume(&self, node: &TopologyValue, lv: &LvName) -> Result<Option<Volume>, TagError> {
+        match self.state.group.logical_volume(lv.as_str()).filter(|lv| is_ours(lv)) {
+            None => Ok(None),
+            Some(found) => self.describe(node, lv.clone(), found).map(Some),
+        }
+    }
+
+    /// All volumes of ours, each with its name; those with tags that are not understood as errors.
+    pub fn volumes(&self, node: &TopologyValue) -> impl Iterator<Item = (String, Result<Volume, TagError>)> {
+        let ours = self.state.group.logical_volumes.values().filter(|lv| is_ours(lv));
+        ours.filter_map(|lv| Some((lv, LvName::parse(&lv.name)?)))
+            .map(|(found, lv)| (found.name.clone(), self.describe(node, lv, found)))
+    }
+
+    /// Whether any logical volume is ours.
+    #[must_use]
+    pub fn holds_volumes(&self) -> bool {
+        self.state.group.logical_volumes.values().any(is_ours)
+    }
+
+    fn describe(&self, node: &TopologyValue, lv: LvName, found: &model::LogicalVolume) -> Result<Volume, TagError> {
+        let (provisioning, pool) = match found.provisioning() {
+            model::Provisioning::Thin { pool } => (Provisioning::Thin, Some(pool.to_owned())),
+            // Every other layout (an admin may mirror or cache a volume) takes extents of its own.
+            _ => (Provisioning::Thick, None),
+        };
+        Ok(Volume {
+            handle: VolumeHandle { node: node.clone(), lv },
+            vg: self.name().to_owned(),
+            vg_uuid: self.vg_uuid(),
+            uuid: found.uuid,
+            size: Bytes(self.state.group.size_of(found)),
+            provisioning,
+            pool,
+            tags: Tags::parse(&found.tags.iter().cloned().collect())?,
+        })
+    }
+
+    /// The group's space.
+    #[must_use]
+    pub fn space(&self, reserve: Bytes) -> GroupSpace {
+        let group = &self.state.group;
+        GroupSpace {
+            extent: self.extent(),
+            total_extents: group.extent_count(),
+            free_extents: group.allocatable_extents(),
+            reserve,
+            metadata: MetadataArea {
+                limit: self.state.room.largest_text,
+                used: self.state.room.text,
+                volumes: u64::try_from(group.logical_volumes.len()).unwrap_or(u64::MAX),
+            },
+            complete: self.is_complete(),
+        }
+    }
+}
+
+fn is_ours(lv: &model::LogicalVolume) -> bool {
+    lv.has_tag(crate::volume::tags::MARK)
+}

@@ -1,0 +1,202 @@
+//! Starts the engine: finds the volume groups, repairs what an earlier life left behind, keeps the readings true.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_stream::StreamExt as _;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Config, DeviceClass};
+use crate::exec::{Exec, Tools};
+use crate::lvm::repair;
+use crate::lvm::runner::{Processes, Runner};
+use crate::lvm::system_dir::{SystemDir, SystemDirError};
+use crate::lvm::watch::{Watch, WatchEvent, WatchOptions, WatchedGroup};
+use crate::telemetry::chain;
+use crate::volume::TopologyValue;
+
+use super::Engine;
+use super::groups::{Groups, ScanError};
+use super::locks::VolumeLocks;
+use super::pins::{PinError, Pins};
+
+/// What the engine is started with.
+#[derive(Debug)]
+pub struct Settings {
+    /// This node's name in Kubernetes.
+    pub node_name: String,
+    /// The configuration.
+    pub config: Config,
+    /// The programs.
+    pub tools: Tools,
+    /// Where state is kept.
+    pub state_dir: PathBuf,
+    /// The host's LVM configuration.
+    pub host_lvm_dir: PathBuf,
+    /// Runs programs.
+    pub exec: Exec,
+}
+
+/// Why the engine did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// LVM's configuration.
+    #[error(transparent)]
+    SystemDir(#[from] SystemDirError),
+    /// The note of which groups hold volumes.
+    #[error(transparent)]
+    Pins(#[from] PinError),
+    /// The volume groups.
+    #[error(transparent)]
+    Scan(#[from] ScanError),
+    /// Another driver's LVM command did not end.
+    #[error(transparent)]
+    Leftover(#[from] repair::LeftoverError),
+}
+
+/// LVM's reports are killed after this: they wait for the lock of a hanging writer.
+const REPORT_LIMIT: Duration = Duration::from_secs(30);
+
+impl Engine {
+    /// Starts the engine. A volume group that is missing or broken does not keep it from starting.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn start(settings: Settings) -> Result<Arc<Self>, StartError> {
+        let config = Arc::new(settings.config);
+        let system_dir = SystemDir::create(&settings.state_dir.join("lvm"), &settings.host_lvm_dir)?;
+        // Before anything is believed: a command of a killed driver may still be running.
+        repair::wait_for_leftover_commands(system_dir.path()).await?;
+        let pins = Arc::new(Pins::open(&settings.state_dir)?);
+        let runner: Arc<dyn Runner> = Arc::new(Processes::new(
+            settings.exec.clone(),
+            settings.tools.lvm.clone(),
+            system_dir.path().to_owned(),
+            REPORT_LIMIT,
+            config.timeouts.kill(),
+        ));
+        let engine = Arc::new(Self {
+            node: TopologyValue::for_node(&settings.node_name),
+            groups: Groups::new(Arc::clone(&config), pins, system_dir),
+            config,
+            tools: settings.tools,
+            exec: settings.exec,
+            runner,
+            locks: VolumeLocks::default(),
+        });
+        engine.groups.scan().await?;
+        engine.report_missing_groups();
+        for group in engine.groups.all() {
+            engine.make_usable(&group).await;
+        }
+        Ok(engine)
+    }
+
+    /// Repairs a group and activates its thin pools, whose fill is otherwise unknown. What fails is tried again before
+    /// the group's next change.
+    async fn make_usable(&self, group: &super::Group) {
+        let mut writer = group.writer().await;
+        if let Err(error) = writer.ready(self.runner.as_ref()).await {
+            tracing::error!(vg = group.name(), error = chain(&error), "volume group is not usable yet");
+            return;
+        }
+        let reading = group.known();
+        for class in self.config.device_classes.iter().filter(|class| class.volume_group == group.name()) {
+            let metadata = &reading.state().group;
+            let Some(pool) = metadata.logical_volume(&class.thin_pool).filter(|lv| lv.thin_pool().is_some()) else {
+                continue;
+            };
+            match super::usage::pool_status(metadata, pool).await {
+                Ok(Some(_)) => {}
+                Ok(None) => {
+                    let command = crate::lvm::verbs::activate(group.name(), &pool.name);
+                    if let Err(error) = writer.run(self.runner.as_ref(), command).await {
+                        tracing::error!(
+                            vg = group.name(),
+                            pool = pool.name,
+                            error = chain(&error),
+                            "cannot activate the thin pool"
+                        );
+                    }
+                }
+                Err(error) => {
+                    tracing::error!(vg = group.name(), error = chain(&error), "cannot ask for the thin pool's state")
+                }
+            }
+        }
+    }
+
+    fn report_missing_groups(&self) {
+        for class in &self.config.device_classes {
+            if self.groups.by_name(&class.volume_group).is_none() {
+                tracing::warn!(
+                    class = class.name,
+                    vg = class.volume_group,
+                    "this node lacks the device class's volume group; it serves the others"
+                );
+            }
+        }
+        if let Err(error) = self.groups.none_gone() {
+            tracing::error!(error = chain(&error), "volumes are out of reach");
+        }
+    }
+
+    /// Keeps the readings true while others change the volume groups: woken by writes to the disks and by LVM's locks,
+    /// and slowly by a timer. Ends when `shutdown` is cancelled.
+    pub async fn watch(self: Arc<Self>, shutdown: CancellationToken) {
+        let (watch, mut events) = Watch::start(WatchOptions::default());
+        loop {
+            let groups = self.groups.all();
+            let watched = groups
+                .iter()
+                .map(|group| WatchedGroup { name: group.name().to_owned(), devices: group.known().devices() });
+            watch.set(watched.collect());
+            loop {
+                let event = tokio::select! {
+                    () = shutdown.cancelled() => return,
+                    event = events.next() => event,
+                };
+                match event {
+                    None => return tracing::error!("the watch over the volume groups ended"),
+                    Some(WatchEvent::Blind { path, why }) => {
+                        tracing::warn!(path = %path.display(), why, "changes are noticed by a timer only");
+                    }
+                    Some(WatchEvent::Sees { path }) => tracing::info!(path = %path.display(), "watched again"),
+                    Some(WatchEvent::MayHaveChanged { groups, .. }) => {
+                        if self.look_again(&groups).await {
+                            break;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Reads groups again. True when all devices were looked at anew, so that other ones may have to be watched.
+    async fn look_again(&self, names: &BTreeSet<String>) -> bool {
+        let lacks = |class: &DeviceClass| self.groups.by_name(&class.volume_group).is_none();
+        let mut rescan = self.config.device_classes.iter().any(lacks) || self.groups.none_gone().is_err();
+        for group in self.groups.all().into_iter().filter(|group| names.contains(group.name())) {
+            match group.read().await {
+                // A physical volume that we do not know was added, or one is missing that may be back.
+                Ok(reading) => rescan |= !reading.state().completeness.missing.is_empty(),
+                Err(error) => {
+                    tracing::warn!(error = chain(&error), "a volume group was not read");
+                    rescan = true;
+                }
+            }
+        }
+        if !rescan {
+            return false;
+        }
+        match self.groups.scan().await {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::error!(error = chain(&error), "cannot look for volume groups");
+                false
+            }
+        }
+    }
+}

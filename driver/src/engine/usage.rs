@@ -1,0 +1,156 @@
+//! What the kernel says of a volume: whether it has a device, and who uses it.
+
+use std::fmt;
+
+use crate::lvm::dm::{DeviceMapper, DeviceStatus, DmError, Key};
+use crate::lvm::dm_name::{Layer, device_uuid};
+use crate::lvm::dm_status::{METADATA_BLOCK, PoolMode, PoolStatus, TargetStatus};
+use crate::lvm::metadata::LvmUuid;
+use crate::lvm::metadata::model::{LogicalVolume, VolumeGroup};
+
+/// The kernel did not say.
+#[derive(Debug, thiserror::Error)]
+pub enum UsageError {
+    /// Device-mapper's reason.
+    #[error("cannot ask the kernel about a logical volume")]
+    DeviceMapper(#[from] DmError),
+    /// The mount table.
+    #[error("cannot read the mount table")]
+    Mounts(#[from] procfs::ProcError),
+    /// The asking thread died.
+    #[error("asking the kernel about a logical volume was cut off")]
+    Cut(#[from] tokio::task::JoinError),
+}
+
+/// Who uses a volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Usage {
+    /// Where it is mounted.
+    pub mounted: Vec<String>,
+    /// Block devices on top of it.
+    pub holders: Vec<String>,
+    /// How many times it is open; mounts and holders count.
+    pub opens: u32,
+}
+
+impl fmt::Display for Usage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut parts = Vec::new();
+        if !self.mounted.is_empty() {
+            parts.push(format!("mounted on {}", self.mounted.join(", ")));
+        }
+        if !self.holders.is_empty() {
+            parts.push(format!("used by the device {}", self.holders.join(", ")));
+        }
+        if parts.is_empty() {
+            parts.push(format!("opened {} times by processes (fuser, lsof on the node tell which)", self.opens));
+        }
+        f.write_str(&parts.join("; "))
+    }
+}
+
+/// How full a thin pool is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fill {
+    /// Data blocks in use.
+    pub data_used_blocks: u64,
+    /// Bytes of metadata in use.
+    pub metadata_used: u64,
+}
+
+async fn ask<T: Send + 'static>(
+    question: impl FnOnce(&DeviceMapper) -> Result<T, UsageError> + Send + 'static,
+) -> Result<T, UsageError> {
+    tokio::task::spawn_blocking(move || question(&DeviceMapper::open()?)).await?
+}
+
+/// The state of a volume's device; nothing where it has none.
+///
+/// # Errors
+/// [`UsageError`].
+pub async fn status(vg: LvmUuid, lv: LvmUuid) -> Result<Option<DeviceStatus>, UsageError> {
+    let uuid = device_uuid(vg, lv, Layer::Volume);
+    ask(move |dm| Ok(dm.status(Key::Uuid(&uuid))?)).await
+}
+
+/// Who uses a volume; nothing where nobody does.
+///
+/// # Errors
+/// [`UsageError`].
+pub async fn of(vg: LvmUuid, lv: LvmUuid) -> Result<Option<Usage>, UsageError> {
+    let uuid = device_uuid(vg, lv, Layer::Volume);
+    ask(move |dm| {
+        let Some(status) = dm.status(Key::Uuid(&uuid))? else { return Ok(None) };
+        if status.open_count == 0 {
+            return Ok(None);
+        }
+        let number = status.number.to_string();
+        let mounts = procfs::process::Process::myself()?.mountinfo()?;
+        let on_it = mounts.into_iter().filter(|mount| mount.majmin == number);
+        Ok(Some(Usage {
+            mounted: on_it.map(|mount| mount.mount_point.display().to_string()).collect(),
+            holders: holders(&number),
+            opens: status.open_count,
+        }))
+    })
+    .await
+}
+
+/// Devices stacked on one, and loop devices over it. For a message only: what cannot be read is left out.
+fn holders(number: &str) -> Vec<String> {
+    let names = |path: String| {
+        let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned())
+    };
+    let mut found: Vec<String> = names(format!("/sys/dev/block/{number}/holders")).collect();
+    found.extend(names("/sys/block".to_owned()).filter(|name| {
+        use crate::lvm::dm::{LoopBacking, loop_backing};
+        let backing = name.starts_with("loop").then(|| loop_backing(std::path::Path::new(&format!("/dev/{name}"))));
+        matches!(backing, Some(Ok(LoopBacking::Device(device))) if device.to_string() == number)
+    }));
+    found
+}
+
+/// How full a thin pool is; nothing where the kernel says that it failed, is read-only or needs a check.
+///
+/// # Errors
+/// [`UsageError`], also when the pool is not active.
+pub async fn pool_fill(group: &VolumeGroup, pool: &LogicalVolume) -> Result<Option<Fill>, UsageError> {
+    let Some(status) = pool_status(group, pool).await? else {
+        let action = format!("tell the fill of {}/{}", group.name, pool.name);
+        let source = std::io::Error::new(std::io::ErrorKind::NotFound, "the pool is not active");
+        return Err(DmError::Refused { action, source }.into());
+    };
+    Ok(match status {
+        // Out of data space is a figure like others: no room. Read-only is a failure.
+        PoolStatus::Working(pool) if pool.mode != PoolMode::ReadOnly && !pool.needs_check => Some(Fill {
+            data_used_blocks: pool.used_data_blocks,
+            metadata_used: pool.used_metadata_blocks.saturating_mul(METADATA_BLOCK),
+        }),
+        _ => None,
+    })
+}
+
+/// The kernel's status of a thin pool; nothing where it is not active.
+///
+/// # Errors
+/// [`UsageError`].
+pub async fn pool_status(group: &VolumeGroup, pool: &LogicalVolume) -> Result<Option<PoolStatus>, UsageError> {
+    let (group, pool) = (group.uuid, pool.uuid);
+    ask(move |dm| {
+        // With volumes in it the pool proper is a hidden device; without any, it may be the visible one.
+        for layer in [Layer::ThinPool, Layer::Volume] {
+            let uuid = device_uuid(group, pool, layer);
+            let targets = dm.table_status(Key::Uuid(&uuid))?.unwrap_or_default();
+            let pool = targets.into_iter().find_map(|target| match target.status {
+                TargetStatus::ThinPool(status) => Some(status),
+                _ => None,
+            });
+            if pool.is_some() {
+                return Ok(pool);
+            }
+        }
+        Ok(None)
+    })
+    .await
+}

@@ -1,0 +1,183 @@
+//! Finds and repairs what an LVM command left behind that was killed in mid-command: a suspended origin, a whole pool
+//! frozen, a pool whose kernel is a transaction behind its metadata.
+//!
+//! **Invariant.** Looking never changes anything and runs no process; a healthy group is not touched.
+
+use std::fmt;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::dm::{DeviceMapper, DmError, Key};
+use super::dm_name::{Layer, device_uuid, split_device_name};
+use super::dm_status::{PoolStatus, TargetStatus};
+use super::metadata::model::VolumeGroup;
+use super::runner::{LvmError, Runner};
+use super::verbs;
+
+/// One thing that is not as it should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Leftover {
+    /// A device that holds back all reads and writes.
+    Suspended {
+        /// Its device-mapper name.
+        device: String,
+    },
+    /// A pool whose kernel was not told of the last transaction: the volume made by it cannot be activated.
+    PoolBehind {
+        /// The pool.
+        pool: String,
+        /// What LVM's metadata says.
+        metadata: u64,
+        /// What the kernel says.
+        kernel: u64,
+    },
+}
+
+impl fmt::Display for Leftover {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Suspended { device } => write!(f, "device {device} is suspended"),
+            Self::PoolBehind { pool, metadata, kernel } => {
+                write!(
+                    f,
+                    "thin pool {pool} is at transaction {metadata} in LVM's metadata and at {kernel} in the kernel"
+                )
+            }
+        }
+    }
+}
+
+/// Why a group is not in order.
+#[derive(Debug, thiserror::Error)]
+pub enum RepairError {
+    /// The kernel did not say.
+    #[error("cannot ask the kernel for leftovers of a killed command")]
+    DeviceMapper(#[from] DmError),
+    /// The asking thread died.
+    #[error("asking the kernel for leftovers of a killed command was cut off")]
+    Cut(#[from] tokio::task::JoinError),
+    /// LVM refused.
+    #[error("cannot repair what a killed command left behind")]
+    Lvm(#[from] LvmError),
+    /// It did not help.
+    #[error("after repairs: {}", leftovers.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Remains {
+        /// What is still wrong.
+        leftovers: Vec<Leftover>,
+    },
+}
+
+/// Repairs a group where it must be. The group's permit to change is held by the caller.
+///
+/// # Errors
+/// [`RepairError`].
+pub async fn repair(runner: &dyn Runner, group: &VolumeGroup) -> Result<(), RepairError> {
+    /// A snapshot killed before its origin was resumed needs the refresh of the origin, then one more of the group.
+    const ROUNDS: usize = 3;
+    let mut leftovers = look(group).await?;
+    for round in 0..ROUNDS {
+        if leftovers.is_empty() {
+            return Ok(());
+        }
+        for leftover in &leftovers {
+            tracing::warn!(vg = group.name, %leftover, "repairing what a killed command left behind");
+        }
+        if round > 0 {
+            for volume in suspended_volumes(group, &leftovers) {
+                runner.run(verbs::refresh_volume(&group.name, &volume)).await?;
+            }
+        }
+        runner.run(verbs::refresh_group(&group.name)).await?;
+        leftovers = look(group).await?;
+    }
+    if leftovers.is_empty() { Ok(()) } else { Err(RepairError::Remains { leftovers }) }
+}
+
+/// What is not as it should be.
+///
+/// # Errors
+/// [`RepairError::DeviceMapper`] when the kernel does not say.
+pub async fn look(group: &VolumeGroup) -> Result<Vec<Leftover>, RepairError> {
+    let group = group.clone();
+    tokio::task::spawn_blocking(move || look_blocking(&group)).await?
+}
+
+fn look_blocking(group: &VolumeGroup) -> Result<Vec<Leftover>, RepairError> {
+    let dm = DeviceMapper::open()?;
+    let devices = dm.lvm_devices(Some(group.uuid))?;
+    let suspended = devices.into_iter().filter(|device| device.suspended);
+    let mut leftovers: Vec<Leftover> = suspended.map(|device| Leftover::Suspended { device: device.name }).collect();
+    for volume in group.logical_volumes.values() {
+        let Some(pool) = volume.thin_pool() else { continue };
+        for layer in [Layer::ThinPool, Layer::Volume] {
+            let uuid = device_uuid(group.uuid, volume.uuid, layer);
+            let targets = dm.table_status(Key::Uuid(&uuid))?.unwrap_or_default();
+            let kernel = targets.into_iter().find_map(|target| match target.status {
+                TargetStatus::ThinPool(PoolStatus::Working(pool)) => Some(pool.transaction_id),
+                _ => None,
+            });
+            if let Some(kernel) = kernel.filter(|kernel| *kernel != pool.transaction_id) {
+                let (pool_name, metadata) = (volume.name.clone(), pool.transaction_id);
+                leftovers.push(Leftover::PoolBehind { pool: pool_name, metadata, kernel });
+                break;
+            }
+        }
+    }
+    Ok(leftovers)
+}
+
+/// The visible volumes whose devices are suspended; hidden layers come back with their volume.
+fn suspended_volumes(group: &VolumeGroup, leftovers: &[Leftover]) -> Vec<String> {
+    let names = leftovers.iter().filter_map(|leftover| match leftover {
+        Leftover::Suspended { device } => split_device_name(device).map(|(_, volume)| volume),
+        Leftover::PoolBehind { .. } => None,
+    });
+    names.filter(|name| group.logical_volume(name).is_some_and(|volume| volume.visible_flag)).collect()
+}
+
+/// An LVM command of an earlier life of the driver that did not end.
+#[derive(Debug, thiserror::Error)]
+#[error("process {pid}, an lvm command of a driver that is gone, is still running after {} s; what it does is not known before it ends", WAIT.as_secs())]
+pub struct LeftoverError {
+    pid: i32,
+}
+
+/// How long the start waits for such a command.
+const WAIT: Duration = Duration::from_secs(60);
+
+/// Waits until no LVM command with our configuration is running. In a pod there is none: the driver is process 1 there,
+/// and its children die with it.
+///
+/// # Errors
+/// [`LeftoverError`] when one does not end in time.
+pub async fn wait_for_leftover_commands(system_dir: &Path) -> Result<(), LeftoverError> {
+    let mut left = WAIT;
+    loop {
+        let dir = system_dir.to_owned();
+        // A thread that dies says nothing, so it is asked again.
+        let running = tokio::task::spawn_blocking(move || leftover_command(&dir)).await.unwrap_or(Some(0));
+        let Some(pid) = running else { return Ok(()) };
+        if left.is_zero() {
+            return Err(LeftoverError { pid });
+        }
+        tracing::warn!(pid, "waiting for an lvm command of a driver that is gone");
+        let pause = Duration::from_millis(500);
+        tokio::time::sleep(pause).await;
+        left = left.saturating_sub(pause);
+    }
+}
+
+/// A running `lvm` with our system directory in its environment.
+fn leftover_command(system_dir: &Path) -> Option<i32> {
+    let mut variable = b"LVM_SYSTEM_DIR=".to_vec();
+    variable.extend_from_slice(system_dir.as_os_str().as_bytes());
+    let processes = procfs::process::all_processes().ok()?.flatten();
+    processes
+        .filter(|process| process.exe().is_ok_and(|exe| exe.file_name() == PathBuf::from("lvm").file_name()))
+        .find(|process| {
+            let environment = std::fs::read(format!("/proc/{}/environ", process.pid)).unwrap_or_default();
+            environment.split(|byte| *byte == 0).any(|entry| entry == variable)
+        })
+        .map(|process| process.pid)
+}

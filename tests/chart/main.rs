@@ -1,0 +1,383 @@
+//! The Helm chart: what a user gets from it, and what it refuses.
+
+#![expect(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
+
+mod helm;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::Path;
+
+use clap::Parser as _;
+use helm::{Objects, chart, helm, render};
+use quarry_driver::args::{Cli, Command};
+use quarry_driver::config::Config;
+use quarry_driver::volume::parameters::{Parameters, Provisioning};
+use serde_json::{Value, json};
+
+#[test]
+fn helm_finds_no_fault() {
+    let folder = chart();
+    helm(&["lint", "--strict", "--kube-version", "1.36.0", folder.to_str().unwrap()]).success().unwrap();
+}
+
+#[test]
+fn an_older_kubernetes_is_refused_with_the_version_it_needs() {
+    let folder = chart();
+    let said = helm(&["template", "quarry", folder.to_str().unwrap(), "--kube-version", "1.31.0"]);
+    assert!(!said.exit.success() && said.stderr_text().contains(">=1.32.0-0"), "{}", said.stderr_text());
+}
+
+#[test]
+fn only_csi_provisioner_has_a_token() {
+    let objects = Objects::with("");
+    assert_eq!(objects.pod()["automountServiceAccountToken"], false);
+    assert_eq!(objects.only("ServiceAccount")["automountServiceAccountToken"], false);
+    let has_token = |container: &str| {
+        let sources = |volume: &&Value| volume["projected"]["sources"].as_array().cloned().unwrap_or_default();
+        let volumes = objects.volumes_of(container);
+        assert!(volumes.iter().all(|volume| volume.get("secret").is_none()));
+        volumes.iter().flat_map(sources).any(|source| source.get("serviceAccountToken").is_some())
+    };
+    assert!(!has_token("driver"));
+    assert!(has_token("csi-provisioner"));
+    // The kubelet keeps the pods' tokens below `pods`: the driver must see that folder, but no part of it is its own token.
+    let mounts = objects.container("driver")["volumeMounts"].as_array().unwrap();
+    assert!(mounts.iter().all(|mount| !mount["mountPath"].as_str().unwrap().contains("secrets")));
+}
+
+#[test]
+fn only_the_driver_is_privileged() {
+    let objects = Objects::with("");
+    let pod = objects.pod();
+    assert_eq!(pod["hostNetwork"], true);
+    assert_eq!((pod.get("hostPID"), pod.get("hostIPC")), (None, None));
+    assert_eq!(pod["containers"].as_array().unwrap().len(), 2);
+    assert_eq!(objects.container("driver")["securityContext"]["privileged"], true);
+    let expected = json!({
+        "runAsUser": 0, "runAsGroup": 0, "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true,
+        "capabilities": {"drop": ["ALL"]}, "seccompProfile": {"type": "RuntimeDefault"},
+    });
+    assert_eq!(objects.container("csi-provisioner")["securityContext"], expected);
+    // Nothing of the host but the socket.
+    let host: Vec<&Value> =
+        objects.volumes_of("csi-provisioner").into_iter().filter_map(|v| v.get("hostPath")).collect();
+    let [socket] = host[..] else { panic!("{host:?}") };
+    assert_eq!(socket["path"], "/var/lib/kubelet/plugins/lvm.quarry.storage");
+}
+
+#[test]
+fn rights_are_these_and_no_others() {
+    let objects = Objects::with("");
+    let mut granted = BTreeSet::new();
+    for role in [objects.of_kind("ClusterRole"), objects.of_kind("Role")].concat() {
+        for rule in role["rules"].as_array().unwrap() {
+            assert_eq!(rule["apiGroups"].as_array().unwrap().len(), 1);
+            for resource in rule["resources"].as_array().unwrap() {
+                for verb in rule["verbs"].as_array().unwrap() {
+                    let text = |value: &Value| value.as_str().unwrap().to_owned();
+                    granted.insert((text(&role["kind"]), text(resource), text(verb)));
+                }
+            }
+        }
+    }
+    let expected: BTreeSet<_> = [
+        ("ClusterRole", "persistentvolumes", "list watch create patch delete"),
+        ("ClusterRole", "persistentvolumeclaims", "list watch update"),
+        ("ClusterRole", "storageclasses", "list watch"),
+        ("ClusterRole", "events", "create patch"),
+        ("Role", "csistoragecapacities", "list watch create update delete"),
+        ("Role", "pods", "get"),
+    ]
+    .into_iter()
+    .flat_map(|(kind, resource, verbs)| verbs.split(' ').map(move |verb| (kind, resource, verb)))
+    .map(|(kind, resource, verb)| (kind.to_owned(), resource.to_owned(), verb.to_owned()))
+    .collect();
+    assert_eq!(granted, expected);
+}
+
+#[test]
+fn without_published_capacity_nothing_of_it_is_left() {
+    let objects = Objects::with("capacity: {publish: false}");
+    assert_eq!(objects.only("CSIDriver")["spec"]["storageCapacity"], false);
+    assert!(objects.arguments("csi-provisioner").iter().all(|argument| !argument.contains("capacity")));
+    for kind in ["Role", "RoleBinding", "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"] {
+        assert!(objects.of_kind(kind).is_empty(), "{kind}");
+    }
+}
+
+#[test]
+fn a_nodes_token_writes_that_nodes_capacity_only() {
+    let objects = Objects::with("");
+    let policy = &objects.only("ValidatingAdmissionPolicy")["spec"];
+    assert_eq!(policy["failurePolicy"], "Fail");
+    let condition = policy["matchConditions"][0]["expression"].as_str().unwrap();
+    assert_eq!(condition, "request.userInfo.username == 'system:serviceaccount:storage:quarry-node'");
+    assert_eq!(objects.only("ValidatingAdmissionPolicyBinding")["spec"]["validationActions"], json!(["Deny"]));
+}
+
+#[test]
+fn kubernetes_is_told_what_the_driver_does() {
+    let objects = Objects::with("");
+    let driver = objects.only("CSIDriver");
+    assert_eq!(driver["metadata"]["name"], "lvm.quarry.storage");
+    let expected = json!({
+        "attachRequired": false, "podInfoOnMount": true, "storageCapacity": true, "fsGroupPolicy": "File",
+        "seLinuxMount": true, "requiresRepublish": false, "volumeLifecycleModes": ["Persistent"],
+    });
+    assert_eq!(driver["spec"], expected);
+}
+
+#[test]
+fn the_storage_classes_are_such_as_the_driver_takes() {
+    let objects = Objects::with("");
+    let mut seen = BTreeMap::new();
+    for class in objects.of_kind("StorageClass") {
+        assert_eq!(class["provisioner"], "lvm.quarry.storage");
+        assert_eq!(class["volumeBindingMode"], "WaitForFirstConsumer");
+        assert_eq!(class["allowVolumeExpansion"], false);
+        assert_eq!(class["metadata"].get("annotations"), None, "no default class unless asked for");
+        let parameters: HashMap<String, String> = serde_json::from_value(class["parameters"].clone()).unwrap();
+        seen.insert(class["metadata"]["name"].as_str().unwrap(), Parameters::parse(&parameters).unwrap().provisioning);
+    }
+    assert_eq!(seen, BTreeMap::from([("quarry-thin", Provisioning::Thin), ("quarry-thick", Provisioning::Thick)]));
+}
+
+#[test]
+fn a_storage_class_is_made_as_asked() {
+    let objects = Objects::with(
+        "storageClasses: [{name: fast, default: true, reclaimPolicy: Retain, volumeBindingMode: Immediate, \
+         mountOptions: [noatime], annotations: {a: b}, parameters: {deviceClass: nvme, mkfsOptions: -m 0}}]",
+    );
+    let class = objects.only("StorageClass");
+    assert_eq!(
+        class["metadata"]["annotations"],
+        json!({"storageclass.kubernetes.io/is-default-class": "true", "a": "b"})
+    );
+    assert_eq!((&class["reclaimPolicy"], &class["volumeBindingMode"]), (&json!("Retain"), &json!("Immediate")));
+    assert_eq!(class["mountOptions"], json!(["noatime"]));
+    assert_eq!(class["parameters"], json!({"deviceClass": "nvme", "mkfsOptions": "-m 0"}));
+}
+
+#[test]
+fn another_kubelet_folder_reaches_every_path() {
+    let objects = Objects::with("kubeletDir: /data/kubelet");
+    let text = serde_json::to_string(objects.only("DaemonSet")).unwrap();
+    assert!(!text.contains("/var/lib/kubelet"), "{text}");
+    let arguments = objects.arguments("driver");
+    for expected in [
+        "--csi-socket=/data/kubelet/plugins/lvm.quarry.storage/csi.sock",
+        "--kubelet-csi-socket=/data/kubelet/plugins/lvm.quarry.storage/csi.sock",
+        "--registration-socket=/data/kubelet/plugins_registry/lvm.quarry.storage-reg.sock",
+    ] {
+        assert!(arguments.contains(&expected), "{arguments:?}");
+    }
+    let mounts = objects.container("driver")["volumeMounts"].as_array().unwrap();
+    let kubelet = mounts.iter().find(|mount| mount["name"] == "kubelet").unwrap();
+    assert_eq!(
+        (&kubelet["mountPath"], &kubelet["mountPropagation"]),
+        (&json!("/data/kubelet"), &json!("Bidirectional"))
+    );
+}
+
+#[test]
+fn the_configuration_reaches_the_driver_as_it_was_written() {
+    let objects = Objects::with(
+        "config:
+  deviceClasses:
+    - {name: default, volumeGroup: quarry, overprovisionRatio: 1.0, reserveBytes: 1099511627776}
+    - {name: hdd, volumeGroup: spinning, devices: [/dev/disk/by-id/a], poolPercent: 50, thinPool: pool}
+  nodes:
+    - match: storage-*
+      deviceClasses: [{name: default, volumeGroup: fast, overprovisionRatio: 2.5}]
+  timeouts: {answerSeconds: 5, killSeconds: 100000000}
+",
+    );
+    let text = objects.configuration().unwrap();
+    let config = Config::parse(text, Path::new("config.yaml"), "other-1").unwrap();
+    let class = config.class("default").unwrap();
+    assert_eq!((class.reserve_bytes, class.overprovision_ratio), (1_099_511_627_776, 1.0));
+    assert_eq!(config.class("hdd").unwrap().pool_percent, 50);
+    assert_eq!((config.timeouts.answer_seconds, config.timeouts.kill_seconds), (5, 100_000_000));
+    let elsewhere = Config::parse(text, Path::new("config.yaml"), "storage-1").unwrap();
+    assert_eq!(elsewhere.class("default").unwrap().volume_group, "fast");
+    let mounts = objects.container("driver")["volumeMounts"].as_array().unwrap();
+    assert!(mounts.iter().any(|mount| mount["name"] == "config" && mount["mountPath"] == "/etc/quarry"));
+    assert!(objects.arguments("driver").contains(&"--config=/etc/quarry/config.yaml"));
+}
+
+#[test]
+fn the_driver_takes_its_arguments() {
+    let objects = Objects::with(
+        "kubeletDir: /k\nstateDir: /s\ndriver: {log: {format: text, filter: 'info,quarry_driver::lvm=debug'}}\n\
+         config: {timeouts: {answerSeconds: 5}}",
+    );
+    let driver = objects.container("driver");
+    let env: Vec<&str> = driver["env"].as_array().unwrap().iter().map(|v| v["name"].as_str().unwrap()).collect();
+    assert_eq!(env, ["NODE_NAME"]);
+    let parse = |words: &[&str]| Cli::try_parse_from(["quarry-driver"].iter().chain(words)).unwrap().command;
+    let mut arguments = objects.arguments("driver");
+    arguments.push("--node-name=n");
+    let Command::Run(run) = parse(&arguments) else { panic!("{arguments:?}") };
+    let socket = Path::new("/k/plugins/lvm.quarry.storage/csi.sock");
+    assert_eq!((run.csi_socket.as_path(), run.kubelet_csi_socket.as_deref()), (socket, Some(socket)));
+    assert_eq!(run.registration_socket.as_deref(), Some(Path::new("/k/plugins_registry/lvm.quarry.storage-reg.sock")));
+    assert_eq!((run.state_dir.as_path(), run.host_lvm_dir.as_path()), (Path::new("/s"), Path::new("/etc/lvm")));
+    assert_eq!(run.config.as_deref(), Some(Path::new("/etc/quarry/config.yaml")));
+    for probe in ["startupProbe", "livenessProbe"] {
+        let words = driver[probe]["exec"]["command"].as_array().unwrap();
+        let words: Vec<&str> = words.iter().map(|word| word.as_str().unwrap()).collect();
+        let Command::Probe(asked) = parse(&words[1..]) else { panic!("{words:?}") };
+        assert_eq!((words[0], asked.csi_socket.as_path()), ("/usr/bin/quarry-driver", socket));
+        assert!(asked.timeout_seconds < driver[probe]["timeoutSeconds"].as_u64().unwrap(), "{probe}");
+    }
+}
+
+#[test]
+fn without_a_configuration_the_driver_gets_none() {
+    let objects = Objects::with("");
+    assert_eq!(objects.configuration(), None);
+    assert!(objects.arguments("driver").iter().all(|argument| !argument.starts_with("--config")));
+}
+
+#[test]
+fn a_changed_configuration_and_nothing_else_restarts_the_pods() {
+    let pods = |values: &str| Objects::with(values).only("DaemonSet")["spec"]["template"].clone();
+    let one = pods("config: {timeouts: {answerSeconds: 5}}");
+    assert_eq!(one, pods("config: {timeouts: {answerSeconds: 5}}\nstorageClasses: []"));
+    assert_ne!(one, pods("config: {timeouts: {answerSeconds: 6}}"));
+}
+
+#[test]
+fn values_for_placement_and_images_arrive() {
+    let objects = Objects::with(
+        "driver: {image: {repository: example.org/q, tag: '2', pullPolicy: Always}, resources: {limits: {memory: 1Gi}}}
+imagePullSecrets: [{name: key}]
+nodeSelector: {disk: fast}
+tolerations: [{key: a, operator: Exists}]
+priorityClassName: system-cluster-critical
+maxUnavailable: 20%
+terminationGracePeriodSeconds: 10000000
+kubernetesApi: {host: 10.0.0.1, port: 6443}
+podLabels: {team: storage}
+",
+    );
+    let (pod, driver) = (objects.pod(), objects.container("driver"));
+    assert_eq!((&driver["image"], &driver["imagePullPolicy"]), (&json!("example.org/q:2"), &json!("Always")));
+    assert_eq!(driver["resources"]["limits"]["memory"], "1Gi");
+    assert_eq!(pod["imagePullSecrets"], json!([{"name": "key"}]));
+    assert_eq!(pod["nodeSelector"], json!({"kubernetes.io/os": "linux", "disk": "fast"}));
+    assert_eq!(pod["tolerations"], json!([{"key": "a", "operator": "Exists"}]));
+    assert_eq!(pod["priorityClassName"], "system-cluster-critical");
+    assert_eq!(pod["terminationGracePeriodSeconds"], 10_000_000);
+    let update = &objects.only("DaemonSet")["spec"]["updateStrategy"]["rollingUpdate"];
+    assert_eq!(*update, json!({"maxSurge": 0, "maxUnavailable": "20%"}));
+    let env = objects.container("csi-provisioner")["env"].as_array().unwrap();
+    for expected in [("KUBERNETES_SERVICE_HOST", "10.0.0.1"), ("KUBERNETES_SERVICE_PORT", "6443")] {
+        assert!(env.contains(&json!({"name": expected.0, "value": expected.1})), "{env:?}");
+    }
+    let defaults = Objects::with("");
+    assert_eq!(defaults.container("driver")["image"], format!("localhost/quarry-driver:{}", env!("CARGO_PKG_VERSION")));
+    assert_eq!(
+        defaults.container("driver")["resources"].get("limits"),
+        None,
+        "lvm, mkfs and fsck must not meet a limit"
+    );
+}
+
+#[test]
+fn a_mistake_in_the_values_is_named() {
+    for (values, named) in [
+        ("drivr: {}", "additional properties 'drivr' not allowed"),
+        ("driver: {image: {tagg: a}}", "additional properties 'tagg' not allowed"),
+        ("driver: {log: {format: xml}}", "at '/driver/log/format': value must be one of 'json', 'text'"),
+        ("kubeletDir: var/lib/kubelet", "at '/kubeletDir': 'var/lib/kubelet' does not match pattern"),
+        ("kubeletDir: /var/lib/kubelet/", "at '/kubeletDir'"),
+        ("csiProvisioner: {timeout: 30}", "at '/csiProvisioner/timeout'"),
+        ("capacity: {ownerLevel: 2}", "at '/capacity/ownerLevel': value must be one of 0, 1"),
+        ("config: {deviceClass: []}", "at '/config': additional properties 'deviceClass' not allowed"),
+        ("config: {deviceClasses: [{name: a}]}", "at '/config/deviceClasses/0': missing property 'volumeGroup'"),
+        (
+            "config: {deviceClasses: [{name: a, volumeGroup: b, poolPercent: 0}]}",
+            "'/config/deviceClasses/0/poolPercent'",
+        ),
+        ("config: {nodes: [{match: a}]}", "at '/config/nodes/0': missing property 'deviceClasses'"),
+        ("config: {timeouts: {answerSecond: 1}}", "at '/config/timeouts': additional properties 'answerSecond'"),
+        ("storageClasses: [{parameters: {}}]", "at '/storageClasses/0': missing property 'name'"),
+        (
+            "storageClasses: [{name: a, parameters: {deviceclass: a}}]",
+            "additional properties 'deviceclass' not allowed",
+        ),
+        ("storageClasses: [{name: a, parameters: {provisioning: fat}}]", "value must be one of 'thin', 'thick'"),
+        ("storageClasses: [{name: a, allowVolumeExpansion: true}]", "additional properties 'allowVolumeExpansion'"),
+        ("maxUnavailable: 0", "at '/maxUnavailable'"),
+        ("tolerations: {}", "at '/tolerations': got object, want array"),
+    ] {
+        let said = render(values);
+        assert!(!said.exit.success(), "accepted: {values}");
+        assert!(said.stderr_text().contains(named), "{values}: {}", said.stderr_text());
+    }
+}
+
+#[test]
+fn the_values_file_the_schema_and_the_driver_know_the_same_keys() {
+    let read = |file: &str| std::fs::read_to_string(chart().join(file)).unwrap();
+    let schema: Value = serde_json::from_str(&read("values.schema.json")).unwrap();
+    let values: Value = serde_saphyr::from_str(&read("values.yaml")).unwrap();
+    compare("", &schema, &values, &schema);
+    // A configuration with every key that the schema knows is one that the driver takes.
+    let full = "deviceClasses:\n- {name: a, volumeGroup: b, thinPool: c, poolPercent: 1, overprovisionRatio: 1, reserveBytes: 1, \
+                devices: [/dev/sda]}\nnodes:\n- {match: a, deviceClasses: []}\ntimeouts: {answerSeconds: 1, nodeAnswerSeconds: 1, \
+                killSeconds: 2}\n";
+    let written: Value = serde_saphyr::from_str(full).unwrap();
+    let keys = |object: &Value| object.as_object().unwrap().keys().cloned().collect::<BTreeSet<_>>();
+    let config = &schema["properties"]["config"]["properties"];
+    assert_eq!(keys(config), keys(&written));
+    assert_eq!(keys(&config["timeouts"]["properties"]), keys(&written["timeouts"]));
+    assert_eq!(
+        keys(&schema["definitions"]["deviceClasses"]["items"]["properties"]),
+        keys(&written["deviceClasses"][0])
+    );
+    Config::parse(full, Path::new("config.yaml"), "n").unwrap();
+}
+
+#[test]
+fn the_documentation_has_every_key() {
+    let read = |file: &str| std::fs::read_to_string(chart().join(file)).unwrap();
+    let schema: Value = serde_json::from_str(&read("values.schema.json")).unwrap();
+    let keys =
+        |pointer: &str| schema.pointer(pointer).unwrap().as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    let parameters = "/properties/storageClasses/items/properties/parameters/properties";
+    for (document, pointer) in [
+        ("parameters.md", parameters),
+        ("configuration.md", "/properties/config/properties/timeouts/properties"),
+        ("configuration.md", "/properties/config/properties/nodes/items/properties"),
+        ("configuration.md", "/definitions/deviceClasses/items/properties"),
+    ] {
+        let text = read(&format!("../../docs/{document}"));
+        for key in keys(pointer) {
+            assert!(text.contains(&format!("\n| `{key}` |")), "{document} does not describe {key}");
+        }
+    }
+}
+
+/// Every key of the schema is in the values file, with its comment there, and the other way round.
+fn compare(place: &str, schema: &Value, values: &Value, root: &Value) {
+    let schema = match schema["$ref"].as_str() {
+        Some(reference) => root.pointer(reference.trim_start_matches('#')).unwrap(),
+        None => schema,
+    };
+    let (Some(known), Some(present)) = (schema["properties"].as_object(), values.as_object()) else { return };
+    if present.is_empty() {
+        return;
+    }
+    // Helm's own, for charts that include this one.
+    let known: BTreeMap<_, _> = known.iter().filter(|(key, _)| place != "" || *key != "global").collect();
+    assert_eq!(
+        known.keys().copied().collect::<Vec<_>>(),
+        present.keys().collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>(),
+        "{place}"
+    );
+    for (key, schema) in known {
+        compare(&format!("{place}/{key}"), schema, &present[key], root);
+    }
+}
