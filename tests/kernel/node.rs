@@ -102,14 +102,14 @@ async fn mount_flags_and_mkfs_options_are_passed_on() {
 #[tokio::test]
 async fn a_cut_off_mkfs_is_finished_by_the_next_stage() {
     let mut scene = Scene::new("cut").await;
-    // Everything is written at once, so that there is time to cut it off.
-    let slow = [("provisioning", "thick"), ("mkfsOptions", "-E lazy_itable_init=0,lazy_journal_init=0 -i 2048")];
-    let volume = scene.create(filesystem("pvc-1", 12 * GIB, &slow)).await.unwrap();
+    // mkfs is told to write every block four times first, so that there is time to cut it off.
+    let slow = [("provisioning", "thick"), ("mkfsOptions", "-c -c")];
+    let volume = scene.create(filesystem("pvc-1", 160 * MIB, &slow)).await.unwrap();
     let pod = Pod::with_filesystem(&scene, volume, "ext4", &[]);
     let mut node = scene.csi.node.clone();
     let request = pod.stage_request();
     let stage = tokio::spawn(async move { node.node_stage_volume(request).await });
-    let running = || shell("pgrep -x mkfs.ext4 || pgrep -x mke2fs || true");
+    let running = || shell("pgrep -x badblocks || true");
     for _ in 0..1200 {
         if !running().is_empty() || stage.is_finished() {
             break;
