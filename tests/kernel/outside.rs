@@ -64,10 +64,8 @@ async fn a_pod_that_writes_a_pv_label_into_its_volume_changes_nothing() {
 #[tokio::test]
 async fn a_hanging_lvm_is_answered_and_finished_once() {
     let group = VolumeGroup::fresh("hang").unwrap();
-    let config = format!(
-        "deviceClasses: [{{name: default, volumeGroup: {}}}]\ntimeouts: {{answerSeconds: 2}}\n",
-        group.name()
-    );
+    let config =
+        format!("deviceClasses: [{{name: default, volumeGroup: {}}}]\ntimeouts: {{answerSeconds: 2}}\n", group.name());
     let scene = Scene::with_config(group, &config).await;
     let lock = format!("/run/lock/lvm/V_{}", scene.group.name());
     shell("mkdir -p /run/lock/lvm");
@@ -113,7 +111,9 @@ async fn many_volumes_at_once_are_all_made() {
         async move {
             loop {
                 match scene.create(filesystem(&name, 64 * MIB, THIN)).await {
-                    Err(status) if status.code() == Code::Aborted => tokio::time::sleep(Duration::from_millis(300)).await,
+                    Err(status) if status.code() == Code::Aborted => {
+                        tokio::time::sleep(Duration::from_millis(300)).await
+                    }
                     done => return done,
                 }
             }
@@ -160,7 +160,9 @@ async fn a_group_that_is_gone_makes_none_of_its_volumes_absent() {
     let disk = scene.group.disks()[0].display().to_string();
     lvm("vgchange", &["-an", &vg]).unwrap().success().unwrap();
     // The disk answers, and its label is gone: as if another disk sat there.
-    shell(&format!("dd if={disk} of=/run/label bs=4096 count=1 status=none; dd if=/dev/zero of={disk} bs=4096 count=1 oflag=direct status=none"));
+    shell(&format!(
+        "dd if={disk} of=/run/label bs=4096 count=1 status=none; dd if=/dev/zero of={disk} bs=4096 count=1 oflag=direct status=none"
+    ));
     scene.restart().await;
     refused(scene.delete("node-1/pvc-1").await, Code::Unavailable, &[&vg]);
     let again = scene.create(filesystem("pvc-1", 64 * MIB, THICK)).await;

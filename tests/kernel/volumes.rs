@@ -70,7 +70,9 @@ async fn a_thick_raw_block_volume_never_shows_an_earlier_tenants_bytes() {
     let scene = Scene::new("zero").await;
     let vg = scene.group.name().to_owned();
     lvm("lvcreate", &["-y", "-l", "100%FREE", "-n", "earlier", &vg]).unwrap().success().unwrap();
-    shell(&format!("tr '\\0' '\\252' < /dev/zero | dd of=/dev/{vg}/earlier bs=1M count=200 iflag=fullblock oflag=direct status=none"));
+    shell(&format!(
+        "tr '\\0' '\\252' < /dev/zero | dd of=/dev/{vg}/earlier bs=1M count=200 iflag=fullblock oflag=direct status=none"
+    ));
     lvm("lvremove", &["-y", &format!("{vg}/earlier")]).unwrap().success().unwrap();
     scene.capacity_becomes(THICK, |capacity| capacity >= 160 * MIB).await;
 
@@ -78,7 +80,12 @@ async fn a_thick_raw_block_volume_never_shows_an_earlier_tenants_bytes() {
     shell(&format!("cmp -n {} /dev/{vg}/raw /dev/zero", 160 * MIB));
     let rows = scene.group.lvs("lv_name,lv_tags").unwrap();
     assert_eq!(rows.iter().find(|row| row["lv_name"] == "raw").unwrap()["lv_tags"], "c=default,f=block,g=new,quarry");
-    assert_eq!(scene.lvm_processes().iter().filter(|verb| !verb.starts_with("vg")).count(), 2, "{:?}", scene.lvm_processes());
+    assert_eq!(
+        scene.lvm_processes().iter().filter(|verb| !verb.starts_with("vg")).count(),
+        2,
+        "{:?}",
+        scene.lvm_processes()
+    );
 }
 
 #[tokio::test]

@@ -10,8 +10,8 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::device_number::DeviceNumber;
 use super::discover::{DeviceProblem, ProblemDevice};
+use crate::device_number::DeviceNumber;
 
 /// Major numbers that the kernel fixed (`Documentation/admin-guide/devices.txt`).
 const MAJOR_RAM: u32 = 1;

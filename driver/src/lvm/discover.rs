@@ -13,11 +13,11 @@ use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
 use super::block_devices::{Candidate, ListError, Roots, Skipped, list_candidates};
-use super::device_number::DeviceNumber;
 use super::dm::{LoopBacking, loop_backing};
 use super::metadata::LvmUuid;
 use super::metadata::assemble::{self, Assembly, FoundVolume, GroupState, OrphanVolume, UnreadArea};
 use super::metadata::read::{self, Fingerprint, Probe, PvOnDisk, ReadError};
+use crate::device_number::DeviceNumber;
 
 /// How often devices are read again whose areas disagree, as while a commit goes from one to the next.
 const LOOKS: u32 = 5;

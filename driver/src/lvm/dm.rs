@@ -14,8 +14,8 @@ use std::path::Path;
 
 use rustix::ioctl::{Direction, Ioctl, IoctlOutput, Opcode, opcode};
 
-use super::device_number::DeviceNumber;
 use super::dm_status::{StatusError, TargetStatus};
+use crate::device_number::DeviceNumber;
 
 /// Where the kernel listens.
 const CONTROL: &str = "/dev/mapper/control";
@@ -350,12 +350,15 @@ fn c_string(bytes: &[u8]) -> Option<String> {
 fn parse_list(payload: Vec<u8>, action: &str) -> Result<Vec<ListedDevice>, DmError> {
     let wrong = |what: &str| DmError::Answer { action: action.to_owned(), what: what.to_owned() };
     let mut devices = Vec::new();
+    // No device at all: kernels answer with nothing, or with one entry without a number.
+    if payload.is_empty() {
+        return Ok(devices);
+    }
     let mut rest = payload.as_slice();
     loop {
         let head = rest.get(..12).ok_or_else(|| wrong("an entry is cut off"))?;
         let number = head[..8].try_into().map_or(0, u64::from_ne_bytes);
         let next = head[8..].try_into().map_or(0, u32::from_ne_bytes) as usize;
-        // No device at all is one entry without a number.
         if number == 0 {
             return Ok(devices);
         }
