@@ -5,6 +5,9 @@
 mod bed;
 mod filesystem;
 mod node;
+#[path = "../../driver/tests/support/lvm_report.rs"]
+mod lvm_report;
+mod metadata;
 mod outside;
 mod pod;
 mod scene;
