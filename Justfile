@@ -9,20 +9,20 @@ testbed := "cargo run --locked --quiet --package quarry-tests --bin testbed --"
 demo *args: _testbed
     @{{ testbed }} demo "$@"
 
-# Every check, or those named: fmt lint unit deny chart kernel kernel-udev sanity cluster; and long, never part of all.
+# Every check, or those named: fmt lint unit deny image-recipe chart kernel kernel-udev sanity cluster; and long, never part of all.
 test *parts:
     #!/usr/bin/env bash
     set -uo pipefail
     # What a part may take on two cores without KVM when nothing needs to be built or downloaded, in seconds. A part that takes longer is
     # marked, not failed: a first run builds Kubernetes too.
     declare -A budget=(
-        [fmt]=10 [lint]=180 [unit]=180 [deny]=30 [chart]=120
+        [fmt]=10 [lint]=180 [unit]=180 [deny]=30 [image-recipe]=60 [chart]=60
         [kernel]=480 [kernel-udev]=480 [sanity]=480 [cluster]=720 [long]=7200
     )
-    (($# > 0)) || set -- fmt lint unit deny chart kernel kernel-udev sanity cluster
+    (($# > 0)) || set -- fmt lint unit deny image-recipe chart kernel kernel-udev sanity cluster
     for part in "$@"; do
         if [[ -z ${budget[$part]-} ]]; then
-            echo "test: there is no part \`$part\`; parts are fmt lint unit deny chart kernel kernel-udev sanity cluster long" >&2
+            echo "test: there is no part \`$part\`; parts are fmt lint unit deny image-recipe chart kernel kernel-udev sanity cluster long" >&2
             exit 2
         fi
     done
@@ -92,6 +92,10 @@ deny:
     else
         echo 'deny: the database of advisories cannot be reached from here: known vulnerabilities were NOT checked' >&2
     fi
+
+# Part of test: what the image recipe makes, and what it refuses.
+image-recipe:
+    cargo test --locked --package quarry-tests --test image
 
 # Part of test: the Helm chart, what it renders and what it refuses.
 chart:
