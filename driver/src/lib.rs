@@ -10,5 +10,6 @@ pub mod engine;
 pub mod exec;
 pub mod filesystem;
 pub mod lvm;
+pub mod run;
 pub mod telemetry;
 pub mod volume;

@@ -6,11 +6,14 @@
 //!
 //! **Invariant.** Nothing below knows of gRPC, and no request is logged whole: it may hold secrets.
 
+pub mod capability;
+pub mod controller;
 pub mod detached;
 pub mod identity;
 pub mod registration;
 pub mod socket;
 pub mod status;
+pub mod topology;
 
 /// The driver's name, as StorageClasses and the CSIDriver object carry it.
 pub const DRIVER_NAME: &str = "lvm.quarry.storage";

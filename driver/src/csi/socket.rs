@@ -63,7 +63,11 @@ impl Socket {
     /// [`SocketError`].
     pub fn bind(path: &Path) -> Result<Self, SocketError> {
         let failed = |action| {
-            move |source: rustix::io::Errno| SocketError::System { action, path: path.to_owned(), source: source.into() }
+            move |source: rustix::io::Errno| SocketError::System {
+                action,
+                path: path.to_owned(),
+                source: source.into(),
+            }
         };
         clear(path)?;
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -133,8 +137,7 @@ impl BoundPath {
     /// Whether the path still leads to our socket. Nobody can reach us once it does not, and nothing else would tell.
     #[must_use]
     pub fn is_ours(&self) -> bool {
-        std::fs::symlink_metadata(&self.path)
-            .is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == self.identity)
+        std::fs::symlink_metadata(&self.path).is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == self.identity)
     }
 
     /// Ends when the path no longer leads to our socket: somebody wiped the folder.

@@ -7,23 +7,24 @@ use std::error::Error;
 
 use tonic::{Code, Response, Status};
 
+use crate::engine::FindError;
+use crate::telemetry::chain;
+
 /// A status whose message is the error and all its sources, joined by `: `.
 #[must_use]
 pub fn from(code: Code, error: &(dyn Error + 'static)) -> Status {
     Status::new(code, chain(error))
 }
 
-/// An error and all its sources, joined by `: `.
+/// What a caller does about a volume that was not found: the same for every RPC.
 #[must_use]
-pub fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
+pub fn of_find(error: &FindError) -> Code {
+    match error {
+        FindError::Absent(_) => Code::NotFound,
+        FindError::OtherNode { .. } | FindError::Foreign { .. } => Code::FailedPrecondition,
+        FindError::Tags { .. } => Code::Internal,
+        FindError::Unreadable(_) => Code::Unavailable,
     }
-    text
 }
 
 /// Logs how a request ended, once, and makes its answer of it.

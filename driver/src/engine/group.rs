@@ -101,12 +101,7 @@ impl Group {
     ///
     /// # Errors
     /// [`PinError`] when it cannot be noted whether it holds volumes.
-    pub fn new(
-        reading: Reading,
-        pins: Arc<Pins>,
-        scanner: Scanner,
-        listed: Vec<PathBuf>,
-    ) -> Result<Self, PinError> {
+    pub fn new(reading: Reading, pins: Arc<Pins>, scanner: Scanner, listed: Vec<PathBuf>) -> Result<Self, PinError> {
         pins.note(&reading.vg_uuid().to_string(), reading.name(), reading.holds_volumes())?;
         Ok(Self {
             name: reading.name().to_owned(),
@@ -156,7 +151,8 @@ impl Group {
     /// [`Unreadable`] when a disk does not answer or its metadata is damaged. Missing physical volumes are in the
     /// reading, not an error.
     pub async fn read(&self) -> Result<Arc<Reading>, Unreadable> {
-        let unreadable = |source: Box<dyn std::error::Error + Send + Sync>| Unreadable::Group { vg: self.name.clone(), source };
+        let unreadable =
+            |source: Box<dyn std::error::Error + Send + Sync>| Unreadable::Group { vg: self.name.clone(), source };
         let discovery = self.scanner.reread(&self.known().devices(), &self.listed).await;
         let discovery = discovery.map_err(|error| unreadable(error.into()))?;
         if let Some(ProblemDevice { device, problem }) = discovery.problems.into_iter().next() {

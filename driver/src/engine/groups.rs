@@ -126,11 +126,20 @@ impl Groups {
             match self.pins.uuid_of(name) {
                 Some(pinned) if pinned == uuid => true,
                 Some(pinned) => {
-                    tracing::error!(vg = name, uuid, pinned, "a volume group has the name of one that held volumes and another UUID: not used");
+                    tracing::error!(
+                        vg = name,
+                        uuid,
+                        pinned,
+                        "a volume group has the name of one that held volumes and another UUID: not used"
+                    );
                     false
                 }
                 None if names.iter().filter(|other| *other == name).count() > 1 => {
-                    tracing::error!(vg = name, uuid, "several volume groups have one name: none is used (vgrename UUID NEW-NAME)");
+                    tracing::error!(
+                        vg = name,
+                        uuid,
+                        "several volume groups have one name: none is used (vgrename UUID NEW-NAME)"
+                    );
                     false
                 }
                 None => true,

@@ -105,16 +105,25 @@ impl Engine {
         let reading = group.known();
         for class in self.config.device_classes.iter().filter(|class| class.volume_group == group.name()) {
             let metadata = &reading.state().group;
-            let Some(pool) = metadata.logical_volume(&class.thin_pool).filter(|lv| lv.thin_pool().is_some()) else { continue };
+            let Some(pool) = metadata.logical_volume(&class.thin_pool).filter(|lv| lv.thin_pool().is_some()) else {
+                continue;
+            };
             match super::usage::pool_status(metadata, pool).await {
                 Ok(Some(_)) => {}
                 Ok(None) => {
                     let command = crate::lvm::verbs::activate(group.name(), &pool.name);
                     if let Err(error) = writer.run(self.runner.as_ref(), command).await {
-                        tracing::error!(vg = group.name(), pool = pool.name, error = chain(&error), "cannot activate the thin pool");
+                        tracing::error!(
+                            vg = group.name(),
+                            pool = pool.name,
+                            error = chain(&error),
+                            "cannot activate the thin pool"
+                        );
                     }
                 }
-                Err(error) => tracing::error!(vg = group.name(), error = chain(&error), "cannot ask for the thin pool's state"),
+                Err(error) => {
+                    tracing::error!(vg = group.name(), error = chain(&error), "cannot ask for the thin pool's state")
+                }
             }
         }
     }
@@ -122,7 +131,11 @@ impl Engine {
     fn report_missing_groups(&self) {
         for class in &self.config.device_classes {
             if self.groups.by_name(&class.volume_group).is_none() {
-                tracing::warn!(class = class.name, vg = class.volume_group, "this node lacks the device class's volume group; it serves the others");
+                tracing::warn!(
+                    class = class.name,
+                    vg = class.volume_group,
+                    "this node lacks the device class's volume group; it serves the others"
+                );
             }
         }
         if let Err(error) = self.groups.none_gone() {
@@ -136,10 +149,9 @@ impl Engine {
         let (watch, mut events) = Watch::start(WatchOptions::default());
         loop {
             let groups = self.groups.all();
-            let watched = groups.iter().map(|group| WatchedGroup {
-                name: group.name().to_owned(),
-                devices: group.known().devices(),
-            });
+            let watched = groups
+                .iter()
+                .map(|group| WatchedGroup { name: group.name().to_owned(), devices: group.known().devices() });
             watch.set(watched.collect());
             loop {
                 let event = tokio::select! {

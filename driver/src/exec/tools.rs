@@ -16,15 +16,11 @@ impl Tool {
     pub fn at(name: &str, path: impl Into<PathBuf>) -> Result<Self, MissingTool> {
         let path = path.into();
         let executable = path.is_absolute()
-            && std::fs::metadata(&path)
-                .is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
+            && std::fs::metadata(&path).is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
         if executable {
             Ok(Self(Arc::new((name.to_owned(), path))))
         } else {
-            Err(MissingTool {
-                name: name.to_owned(),
-                searched: path.display().to_string(),
-            })
+            Err(MissingTool { name: name.to_owned(), searched: path.display().to_string() })
         }
     }
 
@@ -33,10 +29,7 @@ impl Tool {
         folders
             .iter()
             .find_map(|folder| Self::at(name, Path::new(folder).join(name)).ok())
-            .ok_or_else(|| MissingTool {
-                name: name.to_owned(),
-                searched: folders.join(", "),
-            })
+            .ok_or_else(|| MissingTool { name: name.to_owned(), searched: folders.join(", ") })
     }
 
     /// The program's name, e.g. `lvm`.
@@ -101,10 +94,7 @@ mod tests {
     #[test]
     fn a_missing_tool_is_named_with_the_folders_searched() {
         let error = Tool::search("no-such-tool", &["/usr/bin", "/bin"]).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "no executable program `no-such-tool` in /usr/bin, /bin"
-        );
+        assert_eq!(error.to_string(), "no executable program `no-such-tool` in /usr/bin, /bin");
     }
 
     #[test]

@@ -40,10 +40,7 @@ impl Roots {
 
 impl Default for Roots {
     fn default() -> Self {
-        Self {
-            sysfs: PathBuf::from("/sys"),
-            dev: PathBuf::from("/dev"),
-        }
+        Self { sysfs: PathBuf::from("/sys"), dev: PathBuf::from("/dev") }
     }
 }
 
@@ -99,14 +96,8 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::LogicalVolume => f.write_str("it is a logical volume, which tenants write to"),
-            Self::OnLogicalVolume(below) => write!(
-                f,
-                "it lies on the logical volume {below}, which tenants write to"
-            ),
-            Self::Loop(name) => write!(
-                f,
-                "{name} is a loop device, through which tenants may write"
-            ),
+            Self::OnLogicalVolume(below) => write!(f, "it lies on the logical volume {below}, which tenants write to"),
+            Self::Loop(name) => write!(f, "{name} is a loop device, through which tenants may write"),
             Self::Memory => f.write_str("it lies in memory"),
             Self::Removable => f.write_str("it is a removable medium"),
             Self::Empty => f.write_str("it has no sectors"),
@@ -141,27 +132,16 @@ pub struct Listing {
 ///
 /// # Errors
 /// [`ListError`] if there is no list at all.
-pub fn list_candidates(
-    roots: &Roots,
-    configured: &[PathBuf],
-    only: Option<&[PathBuf]>,
-) -> Result<Listing, ListError> {
+pub fn list_candidates(roots: &Roots, configured: &[PathBuf], only: Option<&[PathBuf]>) -> Result<Listing, ListError> {
     let mut listing = Listing::default();
-    let allowed = if configured.is_empty() {
-        None
-    } else {
-        Some(resolve(configured, &mut listing.problems))
-    };
+    let allowed = if configured.is_empty() { None } else { Some(resolve(configured, &mut listing.problems)) };
     list_among(roots, allowed.as_ref(), only, &mut listing)?;
     Ok(listing)
 }
 
 /// The numbers behind configured paths, links followed. A path without a device is a problem: what should be
 /// there is not.
-fn resolve(
-    configured: &[PathBuf],
-    problems: &mut Vec<ProblemDevice>,
-) -> BTreeMap<DeviceNumber, PathBuf> {
+fn resolve(configured: &[PathBuf], problems: &mut Vec<ProblemDevice>) -> BTreeMap<DeviceNumber, PathBuf> {
     let mut allowed = BTreeMap::new();
     for path in configured {
         let what = match std::fs::metadata(path) {
@@ -172,10 +152,7 @@ fn resolve(
             Ok(_) => "the configuration names it, but it is no block device".to_owned(),
             Err(error) => format!("the configuration names it, but it cannot be found: {error}"),
         };
-        problems.push(ProblemDevice {
-            device: path.clone(),
-            problem: DeviceProblem::Node { what },
-        });
+        problems.push(ProblemDevice { device: path.clone(), problem: DeviceProblem::Node { what } });
     }
     allowed
 }
@@ -186,23 +163,11 @@ fn list_among(
     only: Option<&[PathBuf]>,
     listing: &mut Listing,
 ) -> Result<(), ListError> {
-    let tree = Tree {
-        classes: roots.sysfs.join("class/block"),
-        allowed,
-    };
-    let failed = |source: io::Error| ListError::Directory {
-        path: tree.classes.clone(),
-        source: Arc::new(source),
-    };
+    let tree = Tree { classes: roots.sysfs.join("class/block"), allowed };
+    let failed = |source: io::Error| ListError::Directory { path: tree.classes.clone(), source: Arc::new(source) };
     let mut names = Vec::new();
     for entry in std::fs::read_dir(&tree.classes).map_err(failed)? {
-        names.push(
-            entry
-                .map_err(failed)?
-                .file_name()
-                .to_string_lossy()
-                .into_owned(),
-        );
+        names.push(entry.map_err(failed)?.file_name().to_string_lossy().into_owned());
     }
     names.sort();
     for name in names {
@@ -213,19 +178,14 @@ fn list_among(
         match tree.judge(&name) {
             Ok((number, Verdict::LookAt { loops })) => {
                 let loops = loops.iter().map(|name| roots.node(name)).collect();
-                listing.candidates.push(Candidate {
-                    path,
-                    number,
-                    loops,
-                });
+                listing.candidates.push(Candidate { path, number, loops });
             }
             Ok((number, Verdict::LeaveOut(reason))) => {
                 if let Some(configured) = allowed.and_then(|allowed| allowed.get(&number)) {
                     let why = reason.to_string();
-                    listing.problems.push(ProblemDevice {
-                        device: configured.clone(),
-                        problem: DeviceProblem::Refused { why },
-                    });
+                    listing
+                        .problems
+                        .push(ProblemDevice { device: configured.clone(), problem: DeviceProblem::Refused { why } });
                 }
                 listing.skipped.push(Skipped { name, reason });
             }
@@ -233,9 +193,7 @@ fn list_among(
             Err(_) if !tree.exists(&name) => {}
             Err(error) => listing.problems.push(ProblemDevice {
                 device: path,
-                problem: DeviceProblem::Node {
-                    what: format!("cannot find out what kind of device it is: {error}"),
-                },
+                problem: DeviceProblem::Node { what: format!("cannot find out what kind of device it is: {error}") },
             }),
         }
     }
@@ -259,27 +217,20 @@ impl Tree<'_> {
         match std::fs::read_to_string(&path) {
             Ok(text) => Ok(Some(text.trim_end().to_owned())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(io::Error::new(
-                error.kind(),
-                format!("{}: {error}", path.display()),
-            )),
+            Err(error) => Err(io::Error::new(error.kind(), format!("{}: {error}", path.display()))),
         }
     }
 
     fn required(&self, name: &str, attribute: &str) -> io::Result<String> {
         self.attribute(name, attribute)?.ok_or_else(|| {
             let place = self.classes.join(name).join(attribute);
-            io::Error::new(
-                io::ErrorKind::NotFound,
-                format!("{} is missing", place.display()),
-            )
+            io::Error::new(io::ErrorKind::NotFound, format!("{} is missing", place.display()))
         })
     }
 
     fn number(&self, name: &str) -> io::Result<DeviceNumber> {
         let text = self.required(name, "dev")?;
-        text.parse()
-            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+        text.parse().map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
     }
 
     /// The names in one of the device's directories; none if it has no such directory.
@@ -289,15 +240,10 @@ impl Tree<'_> {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => {
-                return Err(io::Error::new(
-                    error.kind(),
-                    format!("{}: {error}", path.display()),
-                ));
+                return Err(io::Error::new(error.kind(), format!("{}: {error}", path.display())));
             }
         };
-        entries
-            .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
-            .collect()
+        entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
     }
 
     fn is_logical_volume(&self, name: &str) -> io::Result<bool> {
@@ -353,8 +299,7 @@ impl Tree<'_> {
 
     /// Whether the configuration names the device.
     fn is_named(&self, number: DeviceNumber) -> bool {
-        self.allowed
-            .is_some_and(|allowed| allowed.contains_key(&number))
+        self.allowed.is_some_and(|allowed| allowed.contains_key(&number))
     }
 
     /// Leaves out what a tenant may write to: a logical volume or an unnamed loop device, in it or anywhere below.
@@ -367,9 +312,7 @@ impl Tree<'_> {
                 continue;
             }
             if seen.len() > MOST_BELOW {
-                return Err(io::Error::other(
-                    "it is stacked on more devices than can be followed",
-                ));
+                return Err(io::Error::other("it is stacked on more devices than can be followed"));
             }
             if self.is_logical_volume(&device)? {
                 return Ok(Verdict::LeaveOut(Reason::OnLogicalVolume(device)));

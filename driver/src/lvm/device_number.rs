@@ -26,10 +26,7 @@ impl DeviceNumber {
     /// From the number that `stat` gives (`st_rdev`).
     #[must_use]
     pub fn from_rdev(rdev: u64) -> Self {
-        Self {
-            major: rustix::fs::major(rdev),
-            minor: rustix::fs::minor(rdev),
-        }
+        Self { major: rustix::fs::major(rdev), minor: rustix::fs::minor(rdev) }
     }
 
     /// From the number as device-mapper and loop devices pass it (the kernel's `huge_encode_dev`).
@@ -56,15 +53,8 @@ impl FromStr for DeviceNumber {
     fn from_str(given: &str) -> Result<Self, DeviceNumberError> {
         let numbers = given.trim().split_once(':');
         numbers
-            .and_then(|(major, minor)| {
-                Some(Self {
-                    major: major.parse().ok()?,
-                    minor: minor.parse().ok()?,
-                })
-            })
-            .ok_or_else(|| DeviceNumberError {
-                given: given.to_owned(),
-            })
+            .and_then(|(major, minor)| Some(Self { major: major.parse().ok()?, minor: minor.parse().ok()? }))
+            .ok_or_else(|| DeviceNumberError { given: given.to_owned() })
     }
 }
 
@@ -77,14 +67,8 @@ mod tests {
     #[test]
     fn minors_above_255_are_kept() {
         // 253:300, as stat and as device-mapper encode it.
-        let number = DeviceNumber {
-            major: 253,
-            minor: 300,
-        };
-        assert_eq!(
-            DeviceNumber::from_rdev(rustix::fs::makedev(253, 300)),
-            number
-        );
+        let number = DeviceNumber { major: 253, minor: 300 };
+        assert_eq!(DeviceNumber::from_rdev(rustix::fs::makedev(253, 300)), number);
         assert_eq!(DeviceNumber::from_kernel(0x10_fd2c), number);
         assert_eq!("253:300\n".parse::<DeviceNumber>().unwrap(), number);
         assert_eq!(number.to_string(), "253:300");

@@ -16,9 +16,7 @@ use super::block_devices::{Candidate, ListError, Roots, Skipped, list_candidates
 use super::device_number::DeviceNumber;
 use super::dm::{LoopBacking, loop_backing};
 use super::metadata::LvmUuid;
-use super::metadata::assemble::{
-    self, Assembly, FoundVolume, GroupState, OrphanVolume, UnreadArea,
-};
+use super::metadata::assemble::{self, Assembly, FoundVolume, GroupState, OrphanVolume, UnreadArea};
 use super::metadata::read::{self, Fingerprint, Probe, PvOnDisk, ReadError};
 
 /// How often devices are read again whose areas disagree, as while a commit goes from one to the next.
@@ -103,19 +101,14 @@ impl Discovery {
     /// All groups with that name; more than one means that the name alone does not say which is meant.
     #[must_use]
     pub fn by_name(&self, name: &str) -> Vec<&GroupState> {
-        self.groups
-            .iter()
-            .filter(|state| state.group.name == name)
-            .collect()
+        self.groups.iter().filter(|state| state.group.name == name).collect()
     }
 
     /// Whether every device was read, so that a group not found here is not on this node. What a found group
     /// lacks is in its own [`assemble::Completeness`].
     #[must_use]
     pub fn saw_everything(&self) -> bool {
-        self.problems.is_empty()
-            && self.unattributed.is_empty()
-            && !self.orphans.iter().any(|orphan| orphan.in_use)
+        self.problems.is_empty() && self.unattributed.is_empty() && !self.orphans.iter().any(|orphan| orphan.in_use)
     }
 }
 
@@ -144,11 +137,7 @@ impl Scanner {
     /// A scanner that looks elsewhere than in `/sys` and `/dev`.
     #[must_use]
     pub fn with_roots(roots: Roots, limit: Duration) -> Self {
-        Self {
-            roots,
-            limit,
-            slots: Arc::default(),
-        }
+        Self { roots, limit, slots: Arc::default() }
     }
 
     /// Looks at every block device that may be a physical volume; with `configured` paths, at those alone.
@@ -164,23 +153,14 @@ impl Scanner {
     ///
     /// # Errors
     /// [`ListError`] as for [`Self::scan`].
-    pub async fn reread(
-        &self,
-        devices: &[PathBuf],
-        configured: &[PathBuf],
-    ) -> Result<Discovery, ListError> {
+    pub async fn reread(&self, devices: &[PathBuf], configured: &[PathBuf]) -> Result<Discovery, ListError> {
         self.scan_among(configured, Some(devices.to_vec())).await
     }
 
-    async fn scan_among(
-        &self,
-        configured: &[PathBuf],
-        only: Option<Vec<PathBuf>>,
-    ) -> Result<Discovery, ListError> {
+    async fn scan_among(&self, configured: &[PathBuf], only: Option<Vec<PathBuf>>) -> Result<Discovery, ListError> {
         let roots = self.roots.clone();
         let paths = configured.to_vec();
-        let listing =
-            tokio::task::spawn_blocking(move || list_candidates(&roots, &paths, only.as_deref()));
+        let listing = tokio::task::spawn_blocking(move || list_candidates(&roots, &paths, only.as_deref()));
         let listing = listing.await.map_err(|_| ListError::Interrupted)??;
         let mut discovery = self.look(listing.candidates).await;
         discovery.problems.extend(listing.problems);
@@ -194,9 +174,7 @@ impl Scanner {
     /// [`DeviceProblem`] if that cannot be told.
     pub async fn fingerprint(&self, device: &Path) -> Result<Probe<Fingerprint>, DeviceProblem> {
         let path = device.to_owned();
-        let probe = self
-            .on_own_thread(device, move || read::read_header(&path))
-            .await??;
+        let probe = self.on_own_thread(device, move || read::read_header(&path)).await??;
         Ok(match probe {
             Probe::NotPhysicalVolume => Probe::NotPhysicalVolume,
             Probe::PhysicalVolume(header) => Probe::PhysicalVolume(header.fingerprint()?),
@@ -206,10 +184,7 @@ impl Scanner {
     async fn look(&self, candidates: Vec<Candidate>) -> Discovery {
         let mut discovery = self.look_once(&candidates).await;
         for _ in 1..LOOKS {
-            let settled = discovery
-                .groups
-                .iter()
-                .all(|state| !state.completeness.may_settle());
+            let settled = discovery.groups.iter().all(|state| !state.completeness.may_settle());
             if settled {
                 break;
             }
@@ -257,11 +232,7 @@ impl Scanner {
             volumes.remove(&uuid);
             discovery.problems.push(ProblemDevice {
                 device: second.clone(),
-                problem: DeviceProblem::Duplicate {
-                    uuid,
-                    first,
-                    second,
-                },
+                problem: DeviceProblem::Duplicate { uuid, first, second },
             });
         }
         let volumes: Vec<FoundVolume> = volumes.into_values().collect();
@@ -270,21 +241,10 @@ impl Scanner {
             if let Ok(fingerprint) = volume.on_disk.fingerprint() {
                 discovery.fingerprints.insert(device.clone(), fingerprint);
             }
-            discovery
-                .devices
-                .insert(volume.on_disk.label.pv_uuid, device);
+            discovery.devices.insert(volume.on_disk.label.pv_uuid, device);
         }
-        let Assembly {
-            groups,
-            unattributed,
-            orphans,
-        } = assemble::assemble(&volumes);
-        Discovery {
-            groups,
-            unattributed,
-            orphans,
-            ..discovery
-        }
+        let Assembly { groups, unattributed, orphans } = assemble::assemble(&volumes);
+        Discovery { groups, unattributed, orphans, ..discovery }
     }
 
     /// Reads one device, waiting at most for the scanner's limit.
@@ -293,8 +253,7 @@ impl Scanner {
     /// [`DeviceProblem`] if nothing certain can be said of it.
     pub async fn probe(&self, candidate: &Candidate) -> Result<Probe<PvOnDisk>, DeviceProblem> {
         let target = candidate.clone();
-        self.on_own_thread(&candidate.path, move || read_candidate(&target))
-            .await?
+        self.on_own_thread(&candidate.path, move || read_candidate(&target)).await?
     }
 
     async fn on_own_thread<T: Send + 'static>(
@@ -320,10 +279,7 @@ impl Scanner {
         };
         *slot.since.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         let (sender, receiver) = tokio::sync::oneshot::channel();
-        let name = format!(
-            "read {}",
-            device.file_name().unwrap_or_default().to_string_lossy()
-        );
+        let name = format!("read {}", device.file_name().unwrap_or_default().to_string_lossy());
         let held = Arc::clone(&slot);
         let thread = std::thread::Builder::new().name(name).spawn(move || {
             let outcome = work();
@@ -338,9 +294,9 @@ impl Scanner {
         }
         match timeout(self.limit, receiver).await {
             Ok(Ok(outcome)) => Ok(outcome),
-            Ok(Err(_)) => Err(DeviceProblem::Node {
-                what: "the thread that read the device ended without an answer".to_owned(),
-            }),
+            Ok(Err(_)) => {
+                Err(DeviceProblem::Node { what: "the thread that read the device ended without an answer".to_owned() })
+            }
             Err(_) => Err(hung(&slot)),
         }
     }
@@ -362,10 +318,7 @@ fn read_candidate(candidate: &Candidate) -> Result<Probe<PvOnDisk>, DeviceProble
             }
             Err(error) => {
                 return Err(DeviceProblem::Node {
-                    what: format!(
-                        "cannot find out what is under loop device {}: {error}",
-                        device.display()
-                    ),
+                    what: format!("cannot find out what is under loop device {}: {error}", device.display()),
                 });
             }
         }
@@ -376,17 +329,14 @@ fn read_candidate(candidate: &Candidate) -> Result<Probe<PvOnDisk>, DeviceProble
 fn check_node(path: &Path, number: DeviceNumber) -> Result<(), DeviceProblem> {
     use std::os::unix::fs::{FileTypeExt, MetadataExt};
     let node = |what: String| DeviceProblem::Node { what };
-    let metadata = std::fs::metadata(path)
-        .map_err(|error| node(format!("{} cannot be looked at: {error}", path.display())))?;
+    let metadata =
+        std::fs::metadata(path).map_err(|error| node(format!("{} cannot be looked at: {error}", path.display())))?;
     if !metadata.file_type().is_block_device() {
         return Err(node(format!("{} is no block device", path.display())));
     }
     let found = DeviceNumber::from_rdev(metadata.rdev());
     if found != number {
-        return Err(node(format!(
-            "{} is device {found}, not {number}",
-            path.display()
-        )));
+        return Err(node(format!("{} is device {found}, not {number}", path.display())));
     }
     Ok(())
 }

@@ -5,10 +5,7 @@
 //! block while a device is being suspended or its table loaded: call it on a thread that may wait, such as
 //! `tokio::task::spawn_blocking`.
 
-#![expect(
-    unsafe_code,
-    reason = "device-mapper and loop devices are asked by ioctl, which no safe crate wraps"
-)]
+#![expect(unsafe_code, reason = "device-mapper and loop devices are asked by ioctl, which no safe crate wraps")]
 
 use std::ffi::c_void;
 use std::fs::File;
@@ -152,11 +149,7 @@ impl DeviceMapper {
     /// # Errors
     /// [`DmError::Control`] if the host has no device-mapper or its `/dev` is not here.
     pub fn open() -> Result<Self, DmError> {
-        let control = File::options()
-            .read(true)
-            .write(true)
-            .open(CONTROL)
-            .map_err(DmError::Control)?;
+        let control = File::options().read(true).write(true).open(CONTROL).map_err(DmError::Control)?;
         Ok(Self { control })
     }
 
@@ -214,10 +207,7 @@ impl DeviceMapper {
     ///
     /// # Errors
     /// [`DmError`] if the kernel refuses.
-    pub fn lvm_devices(
-        &self,
-        vg: Option<super::metadata::LvmUuid>,
-    ) -> Result<Vec<DeviceStatus>, DmError> {
+    pub fn lvm_devices(&self, vg: Option<super::metadata::LvmUuid>) -> Result<Vec<DeviceStatus>, DmError> {
         let prefix = vg.map_or_else(|| "LVM-".to_owned(), |vg| format!("LVM-{}", vg.compact()));
         let mut found = Vec::new();
         for device in self.list()? {
@@ -227,24 +217,14 @@ impl DeviceMapper {
         Ok(found)
     }
 
-    fn ask(
-        &self,
-        command: u8,
-        key: Option<Key<'_>>,
-        flags: u32,
-        action: &str,
-    ) -> Result<Answer, DmError> {
+    fn ask(&self, command: u8, key: Option<Key<'_>>, flags: u32, action: &str) -> Result<Answer, DmError> {
         let mut room = FIRST_ROOM;
         loop {
             let mut answer = Answer::request(room, key, flags)?;
             // SAFETY: `Request` states the whole buffer's size in its head, so the kernel stays within it; the
             // commands used here read and write nothing but that buffer.
-            let outcome =
-                unsafe { rustix::ioctl::ioctl(&self.control, Request::new(command, &mut answer)) };
-            outcome.map_err(|errno| DmError::Refused {
-                action: action.to_owned(),
-                source: errno.into(),
-            })?;
+            let outcome = unsafe { rustix::ioctl::ioctl(&self.control, Request::new(command, &mut answer)) };
+            outcome.map_err(|errno| DmError::Refused { action: action.to_owned(), source: errno.into() })?;
             if answer.flags() & FLAG_BUFFER_FULL == 0 {
                 return Ok(answer);
             }
@@ -302,18 +282,11 @@ impl Answer {
             let most = place.len() - 1;
             let given = key.text();
             if given.is_empty() || given.len() > most || given.contains('\0') {
-                return Err(DmError::Key {
-                    given: given.to_owned(),
-                    what,
-                    most,
-                });
+                return Err(DmError::Key { given: given.to_owned(), what, most });
             }
             put(place.start, given.as_bytes());
         }
-        let words = bytes
-            .chunks_exact(8)
-            .map(|chunk| chunk.try_into().map_or(0, u64::from_ne_bytes))
-            .collect();
+        let words = bytes.chunks_exact(8).map(|chunk| chunk.try_into().map_or(0, u64::from_ne_bytes)).collect();
         Ok(Self { words })
     }
 
@@ -349,10 +322,8 @@ impl Answer {
 
     fn device_status(&self, action: &str) -> Result<DeviceStatus, DmError> {
         let text = |place| {
-            c_string(&self.bytes(place)).ok_or_else(|| DmError::Answer {
-                action: action.to_owned(),
-                what: "a name without end".to_owned(),
-            })
+            c_string(&self.bytes(place))
+                .ok_or_else(|| DmError::Answer { action: action.to_owned(), what: "a name without end".to_owned() })
         };
         let flags = self.flags();
         Ok(DeviceStatus {
@@ -377,10 +348,7 @@ fn c_string(bytes: &[u8]) -> Option<String> {
 
 /// `struct dm_name_list`: number, distance to the next entry (0 at the last), name.
 fn parse_list(payload: Vec<u8>, action: &str) -> Result<Vec<ListedDevice>, DmError> {
-    let wrong = |what: &str| DmError::Answer {
-        action: action.to_owned(),
-        what: what.to_owned(),
-    };
+    let wrong = |what: &str| DmError::Answer { action: action.to_owned(), what: what.to_owned() };
     let mut devices = Vec::new();
     let mut rest = payload.as_slice();
     loop {
@@ -392,58 +360,30 @@ fn parse_list(payload: Vec<u8>, action: &str) -> Result<Vec<ListedDevice>, DmErr
             return Ok(devices);
         }
         let name = c_string(&rest[12..]).ok_or_else(|| wrong("a name without end"))?;
-        devices.push(ListedDevice {
-            name,
-            number: DeviceNumber::from_kernel(number),
-        });
+        devices.push(ListedDevice { name, number: DeviceNumber::from_kernel(number) });
         if next == 0 {
             return Ok(devices);
         }
-        rest = rest
-            .get(next..)
-            .ok_or_else(|| wrong("an entry points outside"))?;
+        rest = rest.get(next..).ok_or_else(|| wrong("an entry points outside"))?;
     }
 }
 
 /// `struct dm_target_spec` and the status text behind each; `next` counts from the payload's start.
-fn parse_targets(
-    payload: Vec<u8>,
-    count: u32,
-    device: &str,
-    action: &str,
-) -> Result<Vec<Target>, DmError> {
-    let wrong = |what: &str| DmError::Answer {
-        action: action.to_owned(),
-        what: what.to_owned(),
-    };
+fn parse_targets(payload: Vec<u8>, count: u32, device: &str, action: &str) -> Result<Vec<Target>, DmError> {
+    let wrong = |what: &str| DmError::Answer { action: action.to_owned(), what: what.to_owned() };
     let mut targets = Vec::new();
     let mut at = 0;
     for _ in 0..count {
-        let head: &[u8] = payload
-            .get(at..at + 40)
-            .ok_or_else(|| wrong("a target is cut off"))?;
+        let head: &[u8] = payload.get(at..at + 40).ok_or_else(|| wrong("a target is cut off"))?;
         let start_sector = head[..8].try_into().map_or(0, u64::from_ne_bytes);
         let sectors = head[8..16].try_into().map_or(0, u64::from_ne_bytes);
         let next = head[20..24].try_into().map_or(0, u32::from_ne_bytes) as usize;
         // A type fills its 16 bytes without a NUL at most.
-        let kind: String = head[24..40]
-            .iter()
-            .take_while(|&&byte| byte != 0)
-            .map(|&byte| char::from(byte))
-            .collect();
-        let line = payload
-            .get(at + 40..)
-            .and_then(c_string)
-            .ok_or_else(|| wrong("a status without end"))?;
-        let status = TargetStatus::parse(&kind, line.trim()).map_err(|source| DmError::Status {
-            device: device.to_owned(),
-            source,
-        })?;
-        targets.push(Target {
-            start_sector,
-            sectors,
-            status,
-        });
+        let kind: String = head[24..40].iter().take_while(|&&byte| byte != 0).map(|&byte| char::from(byte)).collect();
+        let line = payload.get(at + 40..).and_then(c_string).ok_or_else(|| wrong("a status without end"))?;
+        let status = TargetStatus::parse(&kind, line.trim())
+            .map_err(|source| DmError::Status { device: device.to_owned(), source })?;
+        targets.push(Target { start_sector, sectors, status });
         at = next;
     }
     Ok(targets)

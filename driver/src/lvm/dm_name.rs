@@ -30,9 +30,7 @@ pub fn split_device_name(device: &str) -> Option<(String, String)> {
         }
     }
     match parts.as_slice() {
-        [group, volume] if !group.is_empty() && !volume.is_empty() => {
-            Some((group.clone(), volume.clone()))
-        }
+        [group, volume] if !group.is_empty() && !volume.is_empty() => Some((group.clone(), volume.clone())),
         _ => None,
     }
 }
@@ -75,12 +73,7 @@ impl Layer {
 /// Identifier of a logical volume's device, which a rename does not change.
 #[must_use]
 pub fn device_uuid(volume_group: LvmUuid, logical_volume: LvmUuid, layer: Layer) -> String {
-    format!(
-        "LVM-{}{}{}",
-        volume_group.compact(),
-        logical_volume.compact(),
-        layer.suffix()
-    )
+    format!("LVM-{}{}{}", volume_group.compact(), logical_volume.compact(), layer.suffix())
 }
 
 /// Group, logical volume and the suffix (with its hyphen, or empty) out of a device's identifier; `None` if it is

@@ -115,20 +115,13 @@ impl TargetStatus {
         match kind {
             "thin-pool" => parse_pool(line).map(Self::ThinPool),
             "thin" => parse_thin(line).map(Self::Thin),
-            _ => Ok(Self::Other {
-                kind: kind.to_owned(),
-                line: line.to_owned(),
-            }),
+            _ => Ok(Self::Other { kind: kind.to_owned(), line: line.to_owned() }),
         }
     }
 }
 
 fn parse_pool(line: &str) -> Result<PoolStatus, StatusError> {
-    let wrong = |what: &str| StatusError {
-        kind: "thin-pool",
-        line: line.to_owned(),
-        what: what.to_owned(),
-    };
+    let wrong = |what: &str| StatusError { kind: "thin-pool", line: line.to_owned(), what: what.to_owned() };
     match line {
         "Fail" => return Ok(PoolStatus::Failed),
         "Error" => return Ok(PoolStatus::Unknown),
@@ -140,12 +133,9 @@ fn parse_pool(line: &str) -> Result<PoolStatus, StatusError> {
     };
     let fraction = |text: &str, what: &str| {
         let parts = text.split_once('/');
-        parts
-            .and_then(|(used, total)| Some((used.parse().ok()?, total.parse().ok()?)))
-            .ok_or_else(|| wrong(what))
+        parts.and_then(|(used, total)| Some((used.parse().ok()?, total.parse().ok()?))).ok_or_else(|| wrong(what))
     };
-    let (used_metadata_blocks, total_metadata_blocks) =
-        fraction(metadata, "the second word is not used/total")?;
+    let (used_metadata_blocks, total_metadata_blocks) = fraction(metadata, "the second word is not used/total")?;
     let (used_data_blocks, total_data_blocks) = fraction(data, "the third word is not used/total")?;
     let mut mode = None;
     let mut discards = None;
@@ -169,27 +159,20 @@ fn parse_pool(line: &str) -> Result<PoolStatus, StatusError> {
         }
     }
     Ok(PoolStatus::Working(PoolUse {
-        transaction_id: transaction
-            .parse()
-            .map_err(|_| wrong("the first word is no number"))?,
+        transaction_id: transaction.parse().map_err(|_| wrong("the first word is no number"))?,
         used_metadata_blocks,
         total_metadata_blocks,
         used_data_blocks,
         total_data_blocks,
         mode: mode.ok_or_else(|| wrong("rw, ro or out_of_data_space is missing"))?,
         discards: discards.ok_or_else(|| wrong("the word on discards is missing"))?,
-        error_if_no_space: error_if_no_space
-            .ok_or_else(|| wrong("error_ or queue_if_no_space is missing"))?,
+        error_if_no_space: error_if_no_space.ok_or_else(|| wrong("error_ or queue_if_no_space is missing"))?,
         needs_check,
     }))
 }
 
 fn parse_thin(line: &str) -> Result<ThinStatus, StatusError> {
-    let wrong = |what: &str| StatusError {
-        kind: "thin",
-        line: line.to_owned(),
-        what: what.to_owned(),
-    };
+    let wrong = |what: &str| StatusError { kind: "thin", line: line.to_owned(), what: what.to_owned() };
     let words: Vec<&str> = line.split_ascii_whitespace().collect();
     match words.as_slice() {
         ["Fail"] => Ok(ThinStatus::Failed),
@@ -197,16 +180,10 @@ fn parse_thin(line: &str) -> Result<ThinStatus, StatusError> {
         // A thin volume whose pool is suspended before its first use says a lone "-".
         ["-"] => Ok(ThinStatus::Unknown),
         [mapped, highest] => Ok(ThinStatus::Working {
-            mapped_sectors: mapped
-                .parse()
-                .map_err(|_| wrong("the first word is no number"))?,
+            mapped_sectors: mapped.parse().map_err(|_| wrong("the first word is no number"))?,
             highest_mapped_sector: match *highest {
                 "-" => None,
-                number => Some(
-                    number
-                        .parse()
-                        .map_err(|_| wrong("the second word is no number"))?,
-                ),
+                number => Some(number.parse().map_err(|_| wrong("the second word is no number"))?),
             },
         }),
         _ => Err(wrong("two words are expected")),
@@ -236,10 +213,7 @@ mod tests {
             needs_check: false,
         };
         let status = TargetStatus::parse("thin-pool", POOL).unwrap();
-        assert_eq!(
-            status,
-            TargetStatus::ThinPool(PoolStatus::Working(expected))
-        );
+        assert_eq!(status, TargetStatus::ThinPool(PoolStatus::Working(expected)));
     }
 
     #[test]
@@ -251,29 +225,19 @@ mod tests {
         assert_eq!(parse("Fail"), PoolStatus::Failed);
         assert_eq!(parse("Error"), PoolStatus::Unknown);
         let line = "7 4161/4161 9/1600 12 ro no_discard_passdown queue_if_no_space needs_check 256";
-        let PoolStatus::Working(pool) = parse(line) else {
-            panic!("a read-only pool still tells its figures")
-        };
+        let PoolStatus::Working(pool) = parse(line) else { panic!("a read-only pool still tells its figures") };
         assert_eq!((pool.mode, pool.needs_check), (PoolMode::ReadOnly, true));
         assert!(!pool.error_if_no_space);
         let full = "7 41/4161 1600/1600 - out_of_data_space ignore_discard error_if_no_space - 256";
-        let PoolStatus::Working(pool) = parse(full) else {
-            panic!("a full pool still tells its figures")
-        };
-        assert_eq!(
-            (pool.mode, pool.discards),
-            (PoolMode::OutOfDataSpace, Discards::Ignore)
-        );
+        let PoolStatus::Working(pool) = parse(full) else { panic!("a full pool still tells its figures") };
+        assert_eq!((pool.mode, pool.discards), (PoolMode::OutOfDataSpace, Discards::Ignore));
     }
 
     #[test]
     fn thin_volumes_are_read() {
         let parse = |line| TargetStatus::parse("thin", line).unwrap();
         let working = |mapped_sectors, highest_mapped_sector| {
-            TargetStatus::Thin(ThinStatus::Working {
-                mapped_sectors,
-                highest_mapped_sector,
-            })
+            TargetStatus::Thin(ThinStatus::Working { mapped_sectors, highest_mapped_sector })
         };
         assert_eq!(parse("40960 40959"), working(40960, Some(40959)));
         assert_eq!(parse("0 -"), working(0, None));

@@ -147,11 +147,7 @@ impl Watcher {
         }
     }
 
-    async fn run(
-        mut self,
-        mut wanted: mpsc::UnboundedReceiver<Vec<WatchedGroup>>,
-        sender: mpsc::Sender<WatchEvent>,
-    ) {
+    async fn run(mut self, mut wanted: mpsc::UnboundedReceiver<Vec<WatchedGroup>>, sender: mpsc::Sender<WatchEvent>) {
         let mut retry = interval(self.options.retry);
         let mut timer = interval(self.options.period);
         retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -159,8 +155,7 @@ impl Watcher {
         timer.reset();
         loop {
             let due = self.due.unwrap_or_else(Instant::now);
-            let ready =
-                self.due.is_some_and(|due| due <= Instant::now()) || !self.reports.is_empty();
+            let ready = self.due.is_some_and(|due| due <= Instant::now()) || !self.reports.is_empty();
             tokio::select! {
                 groups = wanted.recv() => match groups {
                     None => return,
@@ -198,8 +193,7 @@ impl Watcher {
 
     fn changed(&mut self, group: String, cause: Cause) {
         // Counted from the first change, so that a busy group is still told of.
-        self.due
-            .get_or_insert_with(|| Instant::now() + self.options.settle);
+        self.due.get_or_insert_with(|| Instant::now() + self.options.settle);
         let known = self.pending.entry(group).or_insert(cause);
         *known = (*known).max(cause);
     }
@@ -219,10 +213,7 @@ impl Watcher {
         if event.mask.contains(EventMask::Q_OVERFLOW) {
             return self.all(Cause::Missed);
         }
-        let found = self
-            .watched
-            .iter()
-            .find(|(_, watched)| watched.descriptor == event.descriptor);
+        let found = self.watched.iter().find(|(_, watched)| watched.descriptor == event.descriptor);
         let Some(path) = found.map(|(path, _)| path.clone()) else {
             return;
         };
@@ -236,18 +227,12 @@ impl Watcher {
                 self.changed(group, Cause::Used);
             }
         } else {
-            let users = self
-                .groups
-                .iter()
-                .filter(|group| group.devices.contains(&path));
+            let users = self.groups.iter().filter(|group| group.devices.contains(&path));
             for name in users.map(|group| group.name.clone()).collect::<Vec<_>>() {
                 self.changed(name, Cause::Used);
             }
         }
-        if !event
-            .mask
-            .intersects(EventMask::CLOSE_WRITE | EventMask::CREATE | EventMask::DELETE)
-        {
+        if !event.mask.intersects(EventMask::CLOSE_WRITE | EventMask::CREATE | EventMask::DELETE) {
             // The file itself changed or went away.
             self.examine();
         }
@@ -267,25 +252,14 @@ impl Watcher {
         if self.groups.is_empty() {
             return BTreeSet::new();
         }
-        let devices = self
-            .groups
-            .iter()
-            .flat_map(|group| group.devices.iter().cloned());
-        devices
-            .chain([self.options.lock_directory.clone()])
-            .collect()
+        let devices = self.groups.iter().flat_map(|group| group.devices.iter().cloned());
+        devices.chain([self.options.lock_directory.clone()]).collect()
     }
 
     /// Makes the watches be what they should be, as far as that is possible.
     fn examine(&mut self) {
         let wanted = self.wanted();
-        for path in self
-            .watched
-            .keys()
-            .filter(|path| !wanted.contains(*path))
-            .cloned()
-            .collect::<Vec<_>>()
-        {
+        for path in self.watched.keys().filter(|path| !wanted.contains(*path)).cloned().collect::<Vec<_>>() {
             self.unwatch(&path);
         }
         self.blind.retain(|path| wanted.contains(path));
@@ -308,10 +282,7 @@ impl Watcher {
         if path == self.options.lock_directory {
             return self.all(Cause::Missed);
         }
-        let users = self
-            .groups
-            .iter()
-            .filter(|group| group.devices.iter().any(|device| device == path));
+        let users = self.groups.iter().filter(|group| group.devices.iter().any(|device| device == path));
         for name in users.map(|group| group.name.clone()).collect::<Vec<_>>() {
             self.changed(name, Cause::Missed);
         }
@@ -351,8 +322,7 @@ impl Watcher {
         };
         let itself = WatchMask::ATTRIB | WatchMask::DELETE_SELF | WatchMask::MOVE_SELF;
         let descriptor = stream.watches().add(path, mask | itself)?;
-        self.watched
-            .insert(path.to_owned(), Watched { descriptor, inode });
+        self.watched.insert(path.to_owned(), Watched { descriptor, inode });
         Ok(true)
     }
 }
@@ -370,11 +340,7 @@ async fn next_event(stream: &mut Option<EventStream<Vec<u8>>>) -> io::Result<Eve
         return std::future::pending().await;
     };
     match stream.next().await {
-        Some(Ok(event)) => Ok(Event {
-            descriptor: event.wd,
-            mask: event.mask,
-            name: event.name,
-        }),
+        Some(Ok(event)) => Ok(Event { descriptor: event.wd, mask: event.mask, name: event.name }),
         Some(Err(error)) => Err(error),
         None => Err(io::Error::from(io::ErrorKind::UnexpectedEof)),
     }

@@ -72,8 +72,13 @@ pub fn serve(cluster: &Arc<Cluster>, stop: impl Fn() + Send + Sync + 'static) ->
             let Some(cluster) = cluster.upgrade() else { return };
             let stop = Arc::clone(&stop);
             thread::spawn(move || {
-                if let Err(error) = answer(&cluster, stop.as_ref(), stream) {
-                    eprintln!("testbed: control socket: {error:#}");
+                let answered = answer(&cluster, stream);
+                // Whoever stops the cluster must hold the last handle to it.
+                drop(cluster);
+                match answered {
+                    Ok(true) => stop(),
+                    Ok(false) => {}
+                    Err(error) => eprintln!("testbed: control socket: {error:#}"),
                 }
             });
         }
@@ -81,19 +86,16 @@ pub fn serve(cluster: &Arc<Cluster>, stop: impl Fn() + Send + Sync + 'static) ->
     Ok(())
 }
 
-fn answer(cluster: &Cluster, stop: &impl Fn(), stream: UnixStream) -> Result<()> {
+/// Answers one request; `true` if it was to stop.
+fn answer(cluster: &Cluster, mut stream: UnixStream) -> Result<bool> {
     let mut line = String::new();
     BufReader::new(stream.try_clone()?).read_line(&mut line)?;
     let request: Request = serde_json::from_str(&line).context("the request is not understood")?;
     let stopping = matches!(request, Request::Stop);
     let reply = handle(cluster, request).unwrap_or_else(|error| Reply::Error(format!("{error:#}")));
-    let mut stream = stream;
     serde_json::to_writer(&mut stream, &reply)?;
     stream.write_all(b"\n")?;
-    if stopping {
-        stop();
-    }
-    Ok(())
+    Ok(stopping)
 }
 
 fn handle(cluster: &Cluster, request: Request) -> Result<Reply> {

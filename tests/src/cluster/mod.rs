@@ -1,7 +1,8 @@
 //! Real Kubernetes clusters: the control plane on this machine, the nodes in virtual machines.
 //!
 //! **Invariant.** A cluster is one folder and the processes that [`Cluster`] owns. Dropping it, or any end of the
-//! test bed, ends them all; the folder of a test bed that was killed outright is removed at the next start.
+//! test bed, ends them all; the folder of a test bed that was killed outright is removed at the next start. The folder
+//! of a cluster that did not pass is kept, less its disks.
 
 pub mod certificates;
 mod collect;
@@ -11,7 +12,6 @@ mod machine;
 mod network;
 mod node;
 mod plane;
-mod run_folder;
 mod service;
 mod template;
 
@@ -28,13 +28,15 @@ use self::machine::Machine;
 use self::network::{Network, Port};
 pub use self::node::{CgroupDriver, NodeSettings};
 use self::plane::ControlPlane;
-use self::run_folder::RunFolder;
-pub use self::run_folder::running;
 use crate::artifacts::{Archive, Binaries, Store};
 use crate::progress::Progress;
+use crate::scratch::{self, Scratch};
 
 /// How long a node may take to be ready once its kubelet runs.
 const READY_LIMIT: Duration = Duration::from_secs(120);
+
+/// What the folders of clusters are called.
+const FOLDER: &str = "cluster";
 
 /// What a cluster is to be.
 #[derive(Debug, Clone)]
@@ -60,7 +62,7 @@ pub struct Cluster {
     machines: Vec<Machine>,
     plane: ControlPlane,
     network: Network,
-    folder: RunFolder,
+    folder: Scratch,
 }
 
 impl Cluster {
@@ -70,53 +72,19 @@ impl Cluster {
     /// When a part does not start; everything that did is stopped.
     pub fn start(settings: &ClusterSettings, binaries: &Binaries, store: &Store, progress: &Progress) -> Result<Self> {
         let template = template::state_disk(store, &settings.images, binaries, progress)?;
-        let folder = RunFolder::create()?;
-        let network = Network::create(&folder.path().join("network.log"))?;
-        let authority = Authority::create(&folder.path().join("pki"))?;
-        let ports = (1..)
-            .take(settings.nodes.len())
-            .map(|index: usize| u8::try_from(index).ok().filter(|i| *i <= network::MAX_NODES).map(Port::of))
-            .collect::<Option<Vec<Port>>>()
-            .with_context(|| format!("a cluster has at most {} nodes", network::MAX_NODES))?;
-        let kubelet = binaries.path("kubelet")?;
-        let mut prepared = Vec::new();
-        for (index, (node, port)) in settings.nodes.iter().zip(&ports).enumerate() {
-            network.plug(port)?;
-            let place = folder.path().join(&node.name);
-            let files = node::write_files(&place, node, &ports, index, &authority, &kubelet, &settings.images)?;
-            template::copy(&template, &place)?;
-            prepared.push((node, port, place, files));
-        }
-        write_script(folder.path(), "kubectl", &network, &binaries.path("kubectl")?)?;
-        write_script(folder.path(), "helm", &network, &binaries.path("helm")?)?;
-
-        let namespace = network.file();
-        let names = settings.nodes.iter().map(|n| n.name.as_str()).collect::<Vec<_>>().join(", ");
-        let (plane, machines) = progress.step(&format!("start the control plane and the nodes {names}"), || {
-            thread::scope(|scope| {
-                let nodes: Vec<_> = prepared
-                    .into_iter()
-                    .map(|(node, port, place, files)| {
-                        let namespace = &namespace;
-                        scope.spawn(move || Machine::start(&place, node, Some((namespace, port)), files, &[], progress))
-                    })
-                    .collect();
-                let plane = ControlPlane::start(binaries, &network, &authority, folder.path());
-                if plane.is_ok() {
-                    progress.say("  the control plane is ready");
+        let folder = Scratch::new(FOLDER)?;
+        match Parts::start(folder.path(), settings, binaries, &template, progress) {
+            Ok(parts) => {
+                let Parts { machines, plane, network } = parts;
+                let cluster = Self { machines, plane, network, folder };
+                let ready = || cluster.machines.iter().try_for_each(|m| cluster.wait_ready(m.name()));
+                match progress.step("wait until the nodes are Ready", ready) {
+                    Ok(()) => Ok(cluster),
+                    Err(error) => Err(error.context(format!("the logs are in {}", cluster.stop_and_keep()?.display()))),
                 }
-                let machines: Vec<Result<Machine>> = nodes
-                    .into_iter()
-                    .map(|n| n.join().unwrap_or_else(|_| Err(anyhow!("a node's thread failed"))))
-                    .collect();
-                Ok((plane?, machines.into_iter().collect::<Result<Vec<_>>>()?))
-            })
-        })?;
-        let cluster = Self { machines, plane, network, folder };
-        progress.step("wait until the nodes are Ready", || {
-            cluster.machines.iter().try_for_each(|m| cluster.wait_ready(m.name()))
-        })?;
-        Ok(cluster)
+            }
+            Err(error) => Err(error.context(format!("the cluster did not start; its logs are in {}", folder.keep()?.display()))),
+        }
     }
 
     /// Its folder: scripts `kubectl` and `helm`, logs, the control socket.
@@ -172,6 +140,19 @@ impl Cluster {
         collect::collect(self, folder)
     }
 
+    /// Collects what explains a failure into the cluster's folder, ends everything, keeps the folder and gives its path.
+    ///
+    /// # Errors
+    /// When the folder cannot be written or a part does not end.
+    pub fn stop_and_keep(self) -> Result<PathBuf> {
+        self.collect(&self.folder().join("collected"))?;
+        let Self { machines, plane, network, folder } = self;
+        drop(machines);
+        plane.stop()?;
+        drop(network);
+        folder.keep()
+    }
+
     /// Ends everything. Nodes are switched off without ceremony: nothing of them is kept.
     ///
     /// # Errors
@@ -184,6 +165,68 @@ impl Cluster {
         drop(folder);
         Ok(())
     }
+}
+
+/// What runs of a cluster.
+struct Parts {
+    machines: Vec<Machine>,
+    plane: ControlPlane,
+    network: Network,
+}
+
+impl Parts {
+    fn start(folder: &Path, settings: &ClusterSettings, binaries: &Binaries, template: &Path, progress: &Progress) -> Result<Self> {
+        let network = Network::create(&folder.join("network.log"))?;
+        let authority = Authority::create(&folder.join("pki"))?;
+        let ports = (1..)
+            .take(settings.nodes.len())
+            .map(|index: usize| u8::try_from(index).ok().filter(|i| *i <= network::MAX_NODES).map(Port::of))
+            .collect::<Option<Vec<Port>>>()
+            .with_context(|| format!("a cluster has at most {} nodes", network::MAX_NODES))?;
+        let kubelet = binaries.path("kubelet")?;
+        let mut prepared = Vec::new();
+        for (index, (node, port)) in settings.nodes.iter().zip(&ports).enumerate() {
+            network.plug(port)?;
+            let place = folder.join(&node.name);
+            let files = node::write_files(&place, node, &ports, index, &authority, &kubelet, &settings.images)?;
+            template::copy(template, &place)?;
+            prepared.push((node, port, place, files));
+        }
+        write_script(folder, "kubectl", &network, &binaries.path("kubectl")?)?;
+        write_script(folder, "helm", &network, &binaries.path("helm")?)?;
+
+        let namespace = network.file();
+        let names = settings.nodes.iter().map(|n| n.name.as_str()).collect::<Vec<_>>().join(", ");
+        let (plane, machines) = progress.step(&format!("start the control plane and the nodes {names}"), || {
+            thread::scope(|scope| {
+                let nodes: Vec<_> = prepared
+                    .into_iter()
+                    .map(|(node, port, place, files)| {
+                        let namespace = &namespace;
+                        scope.spawn(move || Machine::start(&place, node, Some((namespace, port)), files, &[], progress))
+                    })
+                    .collect();
+                let plane = ControlPlane::start(binaries, &network, &authority, folder);
+                if plane.is_ok() {
+                    progress.say("  the control plane is ready");
+                }
+                let machines: Vec<Result<Machine>> = nodes
+                    .into_iter()
+                    .map(|n| n.join().unwrap_or_else(|_| Err(anyhow!("a node's thread failed"))))
+                    .collect();
+                Ok((plane?, machines.into_iter().collect::<Result<Vec<_>>>()?))
+            })
+        })?;
+        Ok(Self { machines, plane, network })
+    }
+}
+
+/// The folders of the clusters that this checkout's test bed runs now.
+///
+/// # Errors
+/// When the folders cannot be listed.
+pub fn running() -> Result<Vec<PathBuf>> {
+    scratch::running(FOLDER)
 }
 
 /// Leaves a script that runs a program inside the cluster's network, as its administrator.

@@ -1,6 +1,8 @@
 //! Subcommands, one per file.
 
 mod cluster;
+mod bench;
+mod suite;
 mod vm;
 
 use std::process::ExitCode;
@@ -30,6 +32,10 @@ enum Command {
     Node(cluster::NodeArguments),
     /// Stop the cluster that was left running.
     Stop,
+    /// Run a suite in a virtual machine: exit code 0 is a pass, 1 a failure, 2 no verdict.
+    Suite(suite::Arguments),
+    /// Run a benchmark in a virtual machine.
+    Bench(bench::Arguments),
     /// The first process of a virtual machine.
     #[command(hide = true)]
     VmInit,
@@ -57,6 +63,15 @@ impl TestBed {
                 process::end_on_signals()?;
                 vm::run(arguments)
             }
+            Command::Vm(arguments) => host(|| vm::run(arguments)),
+            Command::Suite(arguments) => host(|| suite::run(arguments)),
+            Command::Bench(arguments) => host(|| bench::run(arguments)),
         }
     }
+}
+
+/// Runs a command of the host side: a signal ends everything that it started.
+fn host(run: impl FnOnce() -> Result<ExitCode>) -> Result<ExitCode> {
+    process::end_on_signals()?;
+    run()
 }

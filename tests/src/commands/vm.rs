@@ -4,9 +4,10 @@ use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::Args;
 use quarry_tests::command::{Command, Exit, Stream};
+use quarry_tests::scratch::Scratch;
 use quarry_tests::vm::{Disk, Network, Vm, VmSpec};
 
 use super::NO_VERDICT;
@@ -36,7 +37,7 @@ pub struct Arguments {
 
 /// Boots, runs, powers off; ends as the command ended.
 pub fn run(arguments: Arguments) -> Result<ExitCode> {
-    let scratch = tempfile::Builder::new().prefix("testbed-vm-").tempdir().context("cannot make a scratch folder")?;
+    let scratch = Scratch::new("vm")?;
     let mut spec = VmSpec::new("vm", scratch.path());
     spec.udev = arguments.udev;
     spec.memory_mib = arguments.memory;

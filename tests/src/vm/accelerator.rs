@@ -91,9 +91,7 @@ fn probe() -> Result<Accelerator> {
     match Vm::boot_with(spec, Accelerator::Kvm, PROBE) {
         Ok(_) => Ok(Accelerator::Kvm),
         Err(error) => {
-            let reason = format!("{error:#}");
-            let reason = reason.lines().next().unwrap_or_default().to_owned();
-            eprintln!("testbed: no machine boots on /dev/kvm, so machines are emulated ({reason})");
+            eprintln!("testbed: no machine boots on /dev/kvm, so machines are emulated ({})", error.root_cause());
             Ok(Accelerator::Tcg)
         }
     }

@@ -64,20 +64,14 @@ impl std::fmt::Display for Completeness {
         let mut all: Vec<String> = Vec::new();
         for missing in &self.missing {
             let state = match &missing.device {
-                Some(device) => format!(
-                    "is on {} but the group has gone on without it",
-                    device.display()
-                ),
+                Some(device) => format!("is on {} but the group has gone on without it", device.display()),
                 None => format!("was not found (last seen on {})", missing.hint),
             };
             all.push(format!("physical volume {} {state}", missing.uuid));
         }
         for unread in &self.unread {
             let (device, offset) = (unread.device.display(), unread.offset);
-            let mut sentence = format!(
-                "the metadata at byte {offset} of {device} is not readable: {}",
-                unread.problem
-            );
+            let mut sentence = format!("the metadata at byte {offset} of {device} is not readable: {}", unread.problem);
             // This is a report, not an error's Display: the causes have no other way out.
             let mut cause = std::error::Error::source(&unread.problem);
             while let Some(error) = cause {
@@ -89,15 +83,11 @@ impl std::fmt::Display for Completeness {
         all.extend(self.conflicts.iter().map(|conflict| conflict.what.clone()));
         for stale in &self.stale {
             let (device, offset) = (stale.device.display(), stale.offset);
-            all.push(format!(
-                "the metadata at byte {offset} of {device} is behind the others"
-            ));
+            all.push(format!("the metadata at byte {offset} of {device} is behind the others"));
         }
         for outdated in &self.outdated {
             let device = outdated.device.display();
-            all.push(format!(
-                "{device} claims to belong to the group, which does not know it"
-            ));
+            all.push(format!("{device} claims to belong to the group, which does not know it"));
         }
         if all.is_empty() {
             return f.write_str("complete");
@@ -233,28 +223,16 @@ pub fn assemble(volumes: &[FoundVolume]) -> Assembly {
     for volume in volumes {
         for area in &volume.on_disk.areas {
             if let Ok(Some(group)) = parsed.of(area) {
-                by_group
-                    .entry(group.uuid)
-                    .or_default()
-                    .push(Source { volume, group });
+                by_group.entry(group.uuid).or_default().push(Source { volume, group });
             }
         }
     }
-    let groups: Vec<GroupState> = by_group
-        .values()
-        .filter_map(|sources| assemble_group(sources, volumes, &mut parsed))
-        .collect();
-    let mut assembly = Assembly {
-        groups,
-        ..Assembly::default()
-    };
+    let groups: Vec<GroupState> =
+        by_group.values().filter_map(|sources| assemble_group(sources, volumes, &mut parsed)).collect();
+    let mut assembly = Assembly { groups, ..Assembly::default() };
     for volume in volumes {
         let pv_uuid = volume.on_disk.label.pv_uuid;
-        if assembly
-            .groups
-            .iter()
-            .any(|state| state.devices.contains_key(&pv_uuid))
-        {
+        if assembly.groups.iter().any(|state| state.devices.contains_key(&pv_uuid)) {
             continue;
         }
         assembly.orphans.push(OrphanVolume {
@@ -264,9 +242,7 @@ pub fn assemble(volumes: &[FoundVolume]) -> Assembly {
         });
         for area in &volume.on_disk.areas {
             if let Err(problem) = parsed.of(area) {
-                assembly
-                    .unattributed
-                    .push(unread(&volume.device, area, problem));
+                assembly.unattributed.push(unread(&volume.device, area, problem));
             }
         }
     }
@@ -275,36 +251,23 @@ pub fn assemble(volumes: &[FoundVolume]) -> Assembly {
 }
 
 fn unread(device: &Path, area: &AreaOnDisk, problem: AreaProblem) -> UnreadArea {
-    UnreadArea {
-        device: device.to_owned(),
-        offset: area.place.offset,
-        problem,
-    }
+    UnreadArea { device: device.to_owned(), offset: area.place.offset, problem }
 }
 
 /// The state of one group, if any of its texts lists the physical volume that it lies on.
-fn assemble_group(
-    sources: &[Source<'_>],
-    volumes: &[FoundVolume],
-    parsed: &mut Texts,
-) -> Option<GroupState> {
+fn assemble_group(sources: &[Source<'_>], volumes: &[FoundVolume], parsed: &mut Texts) -> Option<GroupState> {
     let lists_itself = |source: &&Source<'_>| {
         let own = source.volume.on_disk.label.pv_uuid;
         source.group.physical_volume(own).is_some()
     };
     // LVM writes a text only onto volumes that the text lists; any other was copied there.
-    let newest = sources
-        .iter()
-        .filter(lists_itself)
-        .max_by_key(|source| source.group.seqno)?;
+    let newest = sources.iter().filter(lists_itself).max_by_key(|source| source.group.seqno)?;
     let group = Arc::clone(&newest.group);
     let mut completeness = Completeness::default();
     let mut devices = BTreeMap::new();
     let mut largest = None;
     for physical in &group.physical_volumes {
-        let found = volumes
-            .iter()
-            .find(|volume| volume.on_disk.label.pv_uuid == physical.uuid);
+        let found = volumes.iter().find(|volume| volume.on_disk.label.pv_uuid == physical.uuid);
         if found.is_none() || physical.missing {
             completeness.missing.push(MissingVolume {
                 uuid: physical.uuid,
@@ -319,11 +282,7 @@ fn assemble_group(
             continue;
         }
         for area in &volume.on_disk.areas {
-            if area
-                .contents
-                .as_ref()
-                .is_ok_and(|contents| contents.header.ignored)
-            {
+            if area.contents.as_ref().is_ok_and(|contents| contents.header.ignored) {
                 continue;
             }
             let limit = largest_text(area.place.size);
@@ -333,10 +292,7 @@ fn assemble_group(
     }
     for source in sources {
         let pv_uuid = source.volume.on_disk.label.pv_uuid;
-        let known = completeness
-            .outdated
-            .iter()
-            .any(|other| other.pv_uuid == pv_uuid);
+        let known = completeness.outdated.iter().any(|other| other.pv_uuid == pv_uuid);
         if group.physical_volume(pv_uuid).is_none() && !known {
             completeness.outdated.push(OutdatedDevice {
                 device: source.volume.device.clone(),
@@ -345,58 +301,30 @@ fn assemble_group(
             });
         }
     }
-    let room = MetadataRoom {
-        largest_text: largest.unwrap_or(0),
-        text: group.text_size,
-    };
-    Some(GroupState {
-        group,
-        devices,
-        completeness,
-        room,
-    })
+    let room = MetadataRoom { largest_text: largest.unwrap_or(0), text: group.text_size };
+    Some(GroupState { group, devices, completeness, room })
 }
 
 /// Notes how the area of one of the group's own physical volumes differs from the text in force.
-fn compare(
-    group: &VolumeGroup,
-    device: &Path,
-    area: &AreaOnDisk,
-    parsed: &mut Texts,
-    completeness: &mut Completeness,
-) {
-    let stale = |seqno| StaleArea {
-        device: device.to_owned(),
-        offset: area.place.offset,
-        seqno,
-    };
-    let conflict = |what| Conflict {
-        device: device.to_owned(),
-        what,
-    };
+fn compare(group: &VolumeGroup, device: &Path, area: &AreaOnDisk, parsed: &mut Texts, completeness: &mut Completeness) {
+    let stale = |seqno| StaleArea { device: device.to_owned(), offset: area.place.offset, seqno };
+    let conflict = |what| Conflict { device: device.to_owned(), what };
     match parsed.of(area) {
         Err(problem) => completeness.unread.push(unread(device, area, problem)),
         Ok(None) => completeness.stale.push(stale(None)),
-        Ok(Some(other)) if other.uuid != group.uuid => {
-            completeness.conflicts.push(conflict(format!(
-                "{} is a physical volume of {} ({}), but its own metadata says {} ({})",
-                device.display(),
-                group.name,
-                group.uuid,
-                other.name,
-                other.uuid
-            )))
-        }
-        Ok(Some(other)) if other.seqno < group.seqno => {
-            completeness.stale.push(stale(Some(other.seqno)))
-        }
+        Ok(Some(other)) if other.uuid != group.uuid => completeness.conflicts.push(conflict(format!(
+            "{} is a physical volume of {} ({}), but its own metadata says {} ({})",
+            device.display(),
+            group.name,
+            group.uuid,
+            other.name,
+            other.uuid
+        ))),
+        Ok(Some(other)) if other.seqno < group.seqno => completeness.stale.push(stale(Some(other.seqno))),
         // Its text does not list the volume that it lies on, or it would have won.
-        Ok(Some(other)) if other.seqno > group.seqno => {
-            completeness.conflicts.push(conflict(format!(
-                "{} carries a newer metadata text that does not list it",
-                device.display()
-            )))
-        }
+        Ok(Some(other)) if other.seqno > group.seqno => completeness
+            .conflicts
+            .push(conflict(format!("{} carries a newer metadata text that does not list it", device.display()))),
         Ok(Some(other)) if *other != *group => completeness.conflicts.push(conflict(format!(
             "the metadata on {} has the same seqno {} as on other devices, but other contents",
             device.display(),
@@ -415,10 +343,7 @@ fn claimed_twice(groups: &mut [GroupState]) {
             .filter(|(other, _)| *other != at)
             .flat_map(|(_, other)| {
                 let mine = &groups[at].devices;
-                let shared = other
-                    .devices
-                    .iter()
-                    .filter(|(uuid, _)| mine.contains_key(uuid));
+                let shared = other.devices.iter().filter(|(uuid, _)| mine.contains_key(uuid));
                 shared.map(|(uuid, device)| Conflict {
                     device: device.clone(),
                     what: format!(

@@ -156,10 +156,7 @@ impl HeaderError {
     /// Whether a commit going on at this moment can explain the error, so that a second look may succeed.
     #[must_use]
     pub fn may_pass(&self) -> bool {
-        matches!(
-            self,
-            Self::LabelChecksum { .. } | Self::AreaChecksum { .. } | Self::TextChecksum { .. }
-        )
+        matches!(self, Self::LabelChecksum { .. } | Self::AreaChecksum { .. } | Self::TextChecksum { .. })
     }
 }
 
@@ -171,11 +168,7 @@ impl HeaderError {
 /// # Errors
 /// [`HeaderError`] if a label is there but damaged or of an unknown form.
 pub fn find_label(first_sectors: &[u8]) -> Result<Option<Label>, HeaderError> {
-    for (sector, bytes) in first_sectors
-        .chunks_exact(SECTOR)
-        .take(LABEL_SECTORS)
-        .enumerate()
-    {
+    for (sector, bytes) in first_sectors.chunks_exact(SECTOR).take(LABEL_SECTORS).enumerate() {
         if bytes.starts_with(LABEL_ID) {
             return decode_label(sector, bytes).map(Some);
         }
@@ -192,11 +185,7 @@ fn decode_label(sector: usize, bytes: &[u8]) -> Result<Label, HeaderError> {
     let stored = u32_at(bytes, 16);
     let computed = checksum(&bytes[20..SECTOR]);
     if stored != computed {
-        return Err(HeaderError::LabelChecksum {
-            sector,
-            stored,
-            computed,
-        });
+        return Err(HeaderError::LabelChecksum { sector, stored, computed });
     }
     if &bytes[24..32] != LABEL_TYPE {
         let kind = String::from_utf8_lossy(&bytes[24..32]).into_owned();
@@ -207,22 +196,13 @@ fn decode_label(sector: usize, bytes: &[u8]) -> Result<Label, HeaderError> {
         .get(start..)
         .filter(|header| start >= 32 && header.len() >= 40)
         .ok_or_else(|| form(format!("its contents start at byte {start} of its sector")))?;
-    let pv_uuid = LvmUuid::from_bytes(&header[..32])
-        .map_err(|source| HeaderError::LabelUuid { sector, source })?;
+    let pv_uuid = LvmUuid::from_bytes(&header[..32]).map_err(|source| HeaderError::LabelUuid { sector, source })?;
     let outside = || form("a list of areas has no end in its sector".to_owned());
     let (data_areas, rest) = areas(&header[40..]).ok_or_else(outside)?;
     let (metadata_areas, rest) = areas(rest).ok_or_else(outside)?;
     // Version 0 (or no room) is a label without the extension; flags came with version 2.
-    let in_use =
-        (rest.len() >= 8 && u32_at(rest, 0) >= 2).then(|| u32_at(rest, 4) & EXTENSION_USED != 0);
-    Ok(Label {
-        sector,
-        pv_uuid,
-        device_size: u64_at(header, 32),
-        data_areas,
-        metadata_areas,
-        in_use,
-    })
+    let in_use = (rest.len() >= 8 && u32_at(rest, 0) >= 2).then(|| u32_at(rest, 4) & EXTENSION_USED != 0);
+    Ok(Label { sector, pv_uuid, device_size: u64_at(header, 32), data_areas, metadata_areas, in_use })
 }
 
 /// A list of areas up to the entry whose offset is 0, and the bytes behind it.
@@ -232,10 +212,7 @@ fn areas(bytes: &[u8]) -> Option<(Vec<DiskArea>, &[u8])> {
     loop {
         let (entry, after) = rest.split_at_checked(16)?;
         rest = after;
-        let area = DiskArea {
-            offset: u64_at(entry, 0),
-            size: u64_at(entry, 8),
-        };
+        let area = DiskArea { offset: u64_at(entry, 0), size: u64_at(entry, 8) };
         if area.offset == 0 {
             return Some((found, rest));
         }
@@ -251,33 +228,21 @@ pub fn decode_area_header(bytes: &[u8], place: DiskArea) -> Result<AreaHeader, H
     let offset = place.offset;
     let form = |what: String| HeaderError::AreaForm { offset, what };
     let Some(bytes) = bytes.get(..AREA_HEADER) else {
-        return Err(form(format!(
-            "{} bytes instead of {AREA_HEADER}",
-            bytes.len()
-        )));
+        return Err(form(format!("{} bytes instead of {AREA_HEADER}", bytes.len())));
     };
     let stored = u32_at(bytes, 0);
     let computed = checksum(&bytes[4..]);
     if stored != computed {
-        return Err(HeaderError::AreaChecksum {
-            offset,
-            stored,
-            computed,
-        });
+        return Err(HeaderError::AreaChecksum { offset, stored, computed });
     }
     if &bytes[4..20] != AREA_MAGIC {
         return Err(form("LVM's magic is not there".to_owned()));
     }
     let version = u32_at(bytes, 20);
     if version != AREA_VERSION {
-        return Err(form(format!(
-            "its version is {version}, not {AREA_VERSION}"
-        )));
+        return Err(form(format!("its version is {version}, not {AREA_VERSION}")));
     }
-    let says = DiskArea {
-        offset: u64_at(bytes, 24),
-        size: u64_at(bytes, 32),
-    };
+    let says = DiskArea { offset: u64_at(bytes, 24), size: u64_at(bytes, 32) };
     if says != place {
         return Err(form(format!(
             "it says that it has {} bytes from byte {}, the label says {} from {offset}",
@@ -295,25 +260,17 @@ pub fn decode_area_header(bytes: &[u8], place: DiskArea) -> Result<AreaHeader, H
 
 /// One slot of an area header; an empty one has neither offset nor size.
 fn location(bytes: &[u8], at: usize, place: DiskArea) -> Result<Option<TextLocation>, String> {
-    let found = TextLocation {
-        offset: u64_at(bytes, at),
-        size: u64_at(bytes, at + 8),
-        checksum: u32_at(bytes, at + 16),
-    };
+    let found =
+        TextLocation { offset: u64_at(bytes, at), size: u64_at(bytes, at + 8), checksum: u32_at(bytes, at + 16) };
     if found.offset == 0 || found.size == 0 {
         return Ok(None);
     }
     let header = AREA_HEADER as u64;
-    let fits = found.offset >= header
-        && found.offset < place.size
-        && found.size <= place.size.saturating_sub(header);
+    let fits = found.offset >= header && found.offset < place.size && found.size <= place.size.saturating_sub(header);
     if fits {
         Ok(Some(found))
     } else {
-        Err(format!(
-            "it places {} bytes of text at byte {} of an area of {}",
-            found.size, found.offset, place.size
-        ))
+        Err(format!("it places {} bytes of text at byte {} of an area of {}", found.size, found.offset, place.size))
     }
 }
 
@@ -324,18 +281,12 @@ impl TextLocation {
     #[must_use]
     pub fn pieces(&self, place: DiskArea) -> Vec<DiskArea> {
         let to_the_end = place.size.saturating_sub(self.offset);
-        let first = DiskArea {
-            offset: place.offset + self.offset,
-            size: self.size.min(to_the_end),
-        };
+        let first = DiskArea { offset: place.offset + self.offset, size: self.size.min(to_the_end) };
         let wrapped = self.size - first.size;
         if wrapped == 0 {
             return vec![first];
         }
-        let second = DiskArea {
-            offset: place.offset + AREA_HEADER as u64,
-            size: wrapped,
-        };
+        let second = DiskArea { offset: place.offset + AREA_HEADER as u64, size: wrapped };
         vec![first, second]
     }
 }

@@ -8,8 +8,7 @@ use std::str::FromStr;
 
 use super::header::SECTOR;
 use super::model::{
-    Area, LogicalVolume, PhysicalVolume, PoolMessage, Segment, SegmentKind, Thin, ThinPool,
-    VolumeGroup,
+    Area, LogicalVolume, PhysicalVolume, PoolMessage, Segment, SegmentKind, Thin, ThinPool, VolumeGroup,
 };
 use super::text::{self, Entry, Node, Section, TextError, Value};
 use super::{LvmUuid, UuidError};
@@ -73,38 +72,21 @@ impl VolumeGroup {
     /// [`ModelError`] with the line at which the text is not what LVM writes.
     pub fn from_text(text: &[u8]) -> Result<Self, ModelError> {
         let document = text::parse(text)?;
-        let root = Place {
-            path: "the text".to_owned(),
-            line: 1,
-            section: &document,
-        };
+        let root = Place { path: "the text".to_owned(), line: 1, section: &document };
         let contents = root.string("contents")?;
         if contents != "Text Format Volume Group" {
-            return Err(root.wrong(
-                "contents",
-                format!("{contents:?}"),
-                "\"Text Format Volume Group\"",
-            ));
+            return Err(root.wrong("contents", format!("{contents:?}"), "\"Text Format Volume Group\""));
         }
         let version = root.natural("version")?;
         if version != 1 {
             return Err(root.wrong("version", version.to_string(), "1"));
         }
         let mut groups = document.sections();
-        let (entry, section) = groups
-            .next()
-            .ok_or_else(|| root.inconsistent("it holds no volume group"))?;
+        let (entry, section) = groups.next().ok_or_else(|| root.inconsistent("it holds no volume group"))?;
         if let Some((second, _)) = groups.next() {
-            return Err(root.inconsistent(format!(
-                "it holds two volume groups, {:?} and {:?}",
-                entry.key, second.key
-            )));
+            return Err(root.inconsistent(format!("it holds two volume groups, {:?} and {:?}", entry.key, second.key)));
         }
-        let place = Place {
-            path: entry.key.to_string(),
-            line: entry.line,
-            section,
-        };
+        let place = Place { path: entry.key.to_string(), line: entry.line, section };
         import_group(&place, text.len() as u64 + 1)
     }
 }
@@ -119,21 +101,14 @@ struct Place<'a> {
 fn import_group(place: &Place<'_>, text_size: u64) -> Result<VolumeGroup, ModelError> {
     let extent_size = place.sectors("extent_size")?;
     if extent_size == 0 {
-        return Err(place.wrong(
-            "extent_size",
-            "0".to_owned(),
-            "a positive number of sectors",
-        ));
+        return Err(place.wrong("extent_size", "0".to_owned(), "a positive number of sectors"));
     }
     let mut status = place.flags()?;
     let mut physical_volumes = Vec::new();
     let mut indices = HashMap::new();
     for pv in place.subsections("physical_volumes") {
         let volume = import_physical(&pv)?;
-        if indices
-            .insert(volume.key.clone(), physical_volumes.len())
-            .is_some()
-        {
+        if indices.insert(volume.key.clone(), physical_volumes.len()).is_some() {
             return Err(pv.inconsistent("there are two physical volumes of this name"));
         }
         physical_volumes.push(volume);
@@ -144,20 +119,12 @@ fn import_group(place: &Place<'_>, text_size: u64) -> Result<VolumeGroup, ModelE
         let volume = import_logical(&lv, &indices)?;
         for segment in &volume.segments {
             for area in &segment.areas {
-                if let Area::Physical {
-                    volume,
-                    start_extent,
-                    extent_count,
-                } = *area
-                {
+                if let Area::Physical { volume, start_extent, extent_count } = *area {
                     taken[volume].push((start_extent, start_extent.saturating_add(extent_count)));
                 }
             }
         }
-        if logical_volumes
-            .insert(volume.name.clone(), volume)
-            .is_some()
-        {
+        if logical_volumes.insert(volume.name.clone(), volume).is_some() {
             return Err(lv.inconsistent("there are two logical volumes of this name"));
         }
     }
@@ -175,13 +142,8 @@ fn import_group(place: &Place<'_>, text_size: u64) -> Result<VolumeGroup, ModelE
         // LVM writes WRITE_LOCKED instead where readers that know no lock manager must not write.
         writeable: take(&mut status, "WRITE") | take(&mut status, "WRITE_LOCKED"),
         exported: take(&mut status, "EXPORTED"),
-        system_id: place
-            .optional_string("system_id")?
-            .filter(|id| !id.is_empty()),
-        lock_type: place
-            .optional_string("lock_type")?
-            .filter(|kind| !kind.is_empty() && kind != "none")
-            .or(clustered),
+        system_id: place.optional_string("system_id")?.filter(|id| !id.is_empty()),
+        lock_type: place.optional_string("lock_type")?.filter(|kind| !kind.is_empty() && kind != "none").or(clustered),
         other_flags: status,
         tags: place.strings("tags")?,
         max_logical_volumes: place.optional_natural("max_lv")?.unwrap_or(0),
@@ -201,20 +163,14 @@ fn import_physical(place: &Place<'_>) -> Result<PhysicalVolume, ModelError> {
         missing: take(&mut flags, "MISSING"),
         other_flags: flags,
         tags: place.strings("tags")?,
-        device_size: place
-            .optional_natural("dev_size")?
-            .unwrap_or(0)
-            .saturating_mul(SECTOR as u64),
+        device_size: place.optional_natural("dev_size")?.unwrap_or(0).saturating_mul(SECTOR as u64),
         extents_start: place.sectors("pe_start")?,
         extent_count: place.natural("pe_count")?,
         extents_used: 0,
     })
 }
 
-fn import_logical(
-    place: &Place<'_>,
-    volumes: &HashMap<String, usize>,
-) -> Result<LogicalVolume, ModelError> {
+fn import_logical(place: &Place<'_>, volumes: &HashMap<String, usize>) -> Result<LogicalVolume, ModelError> {
     let mut flags = place.flags()?;
     let mut segments = Vec::new();
     for (entry, section) in place.section.sections() {
@@ -222,10 +178,7 @@ fn import_logical(
     }
     let count = place.natural("segment_count")?;
     if count != segments.len() as u64 {
-        return Err(place.inconsistent(format!(
-            "segment_count is {count}, but there are {}",
-            segments.len()
-        )));
+        return Err(place.inconsistent(format!("segment_count is {count}, but there are {}", segments.len())));
     }
     segments.sort_by_key(|segment: &Segment| segment.start_extent);
     let mut next = 0_u64;
@@ -253,10 +206,7 @@ fn import_logical(
     })
 }
 
-fn import_segment(
-    place: &Place<'_>,
-    volumes: &HashMap<String, usize>,
-) -> Result<Segment, ModelError> {
+fn import_segment(place: &Place<'_>, volumes: &HashMap<String, usize>) -> Result<Segment, ModelError> {
     let start_extent = place.natural("start_extent")?;
     let extent_count = place.natural("extent_count")?;
     let written = place.string("type")?;
@@ -265,28 +215,17 @@ fn import_segment(
     let is_striped = name == "striped" || name == "linear";
     let stripes = place.optional_natural("stripe_count")?.unwrap_or(1).max(1);
     if is_striped && extent_count % stripes != 0 {
-        return Err(place.inconsistent(format!(
-            "{extent_count} extents cannot be spread over {stripes} stripes"
-        )));
+        return Err(place.inconsistent(format!("{extent_count} extents cannot be spread over {stripes} stripes")));
     }
     // Only stripes divide the segment; whatever else names a physical volume is taken to use it in full.
-    let length = if is_striped {
-        extent_count / stripes
-    } else {
-        extent_count
-    };
+    let length = if is_striped { extent_count / stripes } else { extent_count };
     let areas = import_areas(place, volumes, length)?;
     let kind = match name {
         "striped" | "linear" if areas.len() as u64 != stripes => {
-            return Err(place.inconsistent(format!(
-                "stripe_count is {stripes}, but there are {}",
-                areas.len()
-            )));
+            return Err(place.inconsistent(format!("stripe_count is {stripes}, but there are {}", areas.len())));
         }
         "striped" | "linear" if stripes == 1 => SegmentKind::Linear,
-        "striped" | "linear" => SegmentKind::Striped {
-            stripe_size: place.sectors("stripe_size")?,
-        },
+        "striped" | "linear" => SegmentKind::Striped { stripe_size: place.sectors("stripe_size")? },
         "thin-pool" => SegmentKind::ThinPool(import_pool(place)?),
         "thin" => SegmentKind::Thin(Thin {
             pool: place.string("thin_pool")?,
@@ -305,12 +244,7 @@ fn import_segment(
         },
         other => SegmentKind::Other(other.to_owned()),
     };
-    Ok(Segment {
-        start_extent,
-        extent_count,
-        kind,
-        areas,
-    })
+    Ok(Segment { start_extent, extent_count, kind, areas })
 }
 
 fn import_pool(place: &Place<'_>) -> Result<ThinPool, ModelError> {
@@ -322,11 +256,7 @@ fn import_pool(place: &Place<'_>) -> Result<ThinPool, ModelError> {
         } else if let Some(device) = message.optional_natural("delete")? {
             PoolMessage::Delete(device)
         } else {
-            let keys: Vec<&str> = section
-                .entries
-                .iter()
-                .map(|entry| entry.key.as_ref())
-                .collect();
+            let keys: Vec<&str> = section.entries.iter().map(|entry| entry.key.as_ref()).collect();
             PoolMessage::Other(keys.join(" "))
         };
         messages.push(known);
@@ -338,19 +268,13 @@ fn import_pool(place: &Place<'_>) -> Result<ThinPool, ModelError> {
         transaction_id: place.natural("transaction_id")?,
         // LVM's default when the key is not there is not to zero.
         zero_new_blocks: place.optional_natural("zero_new_blocks")?.unwrap_or(0) != 0,
-        discards: place
-            .optional_string("discards")?
-            .unwrap_or_else(|| "passdown".to_owned()),
+        discards: place.optional_string("discards")?.unwrap_or_else(|| "passdown".to_owned()),
         messages,
     })
 }
 
 /// Every list of the segment in which names of volumes alternate with extents, whatever its key.
-fn import_areas(
-    place: &Place<'_>,
-    volumes: &HashMap<String, usize>,
-    length: u64,
-) -> Result<Vec<Area>, ModelError> {
+fn import_areas(place: &Place<'_>, volumes: &HashMap<String, usize>, length: u64) -> Result<Vec<Area>, ModelError> {
     let mut areas = Vec::new();
     for entry in &place.section.entries {
         let Node::Value(Value::List(list)) = &entry.node else {
@@ -360,18 +284,11 @@ fn import_areas(
             let [Value::Text(name), Value::Integer(start)] = pair else {
                 continue;
             };
-            let start_extent = u64::try_from(*start)
-                .map_err(|_| place.wrong(&entry.key, start.to_string(), "extents from 0"))?;
+            let start_extent =
+                u64::try_from(*start).map_err(|_| place.wrong(&entry.key, start.to_string(), "extents from 0"))?;
             areas.push(match volumes.get(name.as_ref()) {
-                Some(&volume) => Area::Physical {
-                    volume,
-                    start_extent,
-                    extent_count: length,
-                },
-                None => Area::Logical {
-                    name: name.to_string(),
-                    start_extent,
-                },
+                Some(&volume) => Area::Physical { volume, start_extent, extent_count: length },
+                None => Area::Logical { name: name.to_string(), start_extent },
             });
         }
     }
@@ -408,37 +325,23 @@ impl<'a> Place<'a> {
     }
 
     fn inner(&self, entry: &Entry<'_>, section: &'a Section<'a>) -> Place<'a> {
-        Place {
-            path: format!("{}/{}", self.path, entry.key),
-            line: entry.line,
-            section,
-        }
+        Place { path: format!("{}/{}", self.path, entry.key), line: entry.line, section }
     }
 
     /// The sections in a section, which need not be there.
     fn subsections(&self, key: &str) -> impl Iterator<Item = Place<'a>> {
-        let found = self
-            .section
-            .entries
-            .iter()
-            .find_map(|entry| match &entry.node {
-                Node::Section(section) if entry.key == key => Some(self.inner(entry, section)),
-                _ => None,
-            });
+        let found = self.section.entries.iter().find_map(|entry| match &entry.node {
+            Node::Section(section) if entry.key == key => Some(self.inner(entry, section)),
+            _ => None,
+        });
         found.into_iter().flat_map(|place| {
             let section = place.section;
-            section
-                .sections()
-                .map(move |(entry, inner)| place.inner(entry, inner))
+            section.sections().map(move |(entry, inner)| place.inner(entry, inner))
         })
     }
 
     fn inconsistent(&self, what: impl Into<String>) -> ModelError {
-        ModelError::Inconsistent {
-            line: self.line,
-            place: self.path.clone(),
-            what: what.into(),
-        }
+        ModelError::Inconsistent { line: self.line, place: self.path.clone(), what: what.into() }
     }
 
     fn wrong(&self, key: &str, found: String, expected: &'static str) -> ModelError {
@@ -451,11 +354,7 @@ impl<'a> Place<'a> {
         }
     }
 
-    fn value(
-        &self,
-        key: &str,
-        expected: &'static str,
-    ) -> Result<Option<&'a Value<'a>>, ModelError> {
+    fn value(&self, key: &str, expected: &'static str) -> Result<Option<&'a Value<'a>>, ModelError> {
         match self.section.get(key).map(|entry| &entry.node) {
             None => Ok(None),
             Some(Node::Value(value)) => Ok(Some(value)),
@@ -464,11 +363,7 @@ impl<'a> Place<'a> {
     }
 
     fn required<T>(&self, key: &'static str, value: Option<T>) -> Result<T, ModelError> {
-        value.ok_or_else(|| ModelError::Missing {
-            line: self.line,
-            place: self.path.clone(),
-            key,
-        })
+        value.ok_or_else(|| ModelError::Missing { line: self.line, place: self.path.clone(), key })
     }
 
     fn optional_string(&self, key: &str) -> Result<Option<String>, ModelError> {
@@ -489,9 +384,9 @@ impl<'a> Place<'a> {
         const EXPECTED: &str = "a whole number from 0";
         match self.value(key, EXPECTED)? {
             None => Ok(None),
-            Some(Value::Integer(number)) => u64::try_from(*number)
-                .map(Some)
-                .map_err(|_| self.wrong(key, number.to_string(), EXPECTED)),
+            Some(Value::Integer(number)) => {
+                u64::try_from(*number).map(Some).map_err(|_| self.wrong(key, number.to_string(), EXPECTED))
+            }
             Some(other) => Err(self.wrong(key, other.to_string(), EXPECTED)),
         }
     }

@@ -81,11 +81,7 @@ impl PhysicalVolume {
     /// Extents that LVM can give to a new volume: none if it is missing or not to be allocated from.
     #[must_use]
     pub fn allocatable_extents(&self) -> u64 {
-        if self.allocatable && !self.missing {
-            self.free_extents()
-        } else {
-            0
-        }
+        if self.allocatable && !self.missing { self.free_extents() } else { 0 }
     }
 }
 
@@ -242,10 +238,7 @@ impl LogicalVolume {
     /// Length in extents.
     #[must_use]
     pub fn extent_count(&self) -> u64 {
-        self.segments
-            .iter()
-            .map(|segment| segment.extent_count)
-            .sum()
+        self.segments.iter().map(|segment| segment.extent_count).sum()
     }
 
     /// How its space is provided.
@@ -260,32 +253,26 @@ impl LogicalVolume {
         });
         match all.next() {
             None => Provisioning::Other("empty"),
-            Some(first) => all
-                .find(|&next| next != first)
-                .map_or(first, |_| Provisioning::Other("mixed")),
+            Some(first) => all.find(|&next| next != first).map_or(first, |_| Provisioning::Other("mixed")),
         }
     }
 
     /// Its thin pool segment, if it is a thin pool.
     #[must_use]
     pub fn thin_pool(&self) -> Option<&ThinPool> {
-        self.segments
-            .iter()
-            .find_map(|segment| match &segment.kind {
-                SegmentKind::ThinPool(pool) => Some(pool),
-                _ => None,
-            })
+        self.segments.iter().find_map(|segment| match &segment.kind {
+            SegmentKind::ThinPool(pool) => Some(pool),
+            _ => None,
+        })
     }
 
     /// Its thin segment, if it is a thin volume.
     #[must_use]
     pub fn thin(&self) -> Option<&Thin> {
-        self.segments
-            .iter()
-            .find_map(|segment| match &segment.kind {
-                SegmentKind::Thin(thin) => Some(thin),
-                _ => None,
-            })
+        self.segments.iter().find_map(|segment| match &segment.kind {
+            SegmentKind::Thin(thin) => Some(thin),
+            _ => None,
+        })
     }
 
     /// Whether it carries a tag.
@@ -318,47 +305,32 @@ impl VolumeGroup {
     /// shown when its origin is (`lv_is_visible` in LVM's `metadata.c`).
     #[must_use]
     pub fn is_visible(&self, volume: &LogicalVolume) -> bool {
-        let is_snapshot = |v: &LogicalVolume| {
-            v.segments
-                .iter()
-                .any(|s| matches!(s.kind, SegmentKind::Snapshot { .. }))
-        };
+        let is_snapshot = |v: &LogicalVolume| v.segments.iter().any(|s| matches!(s.kind, SegmentKind::Snapshot { .. }));
         if is_snapshot(volume) {
             return false;
         }
         if volume.visible_flag {
             return true;
         }
-        let origin = self
-            .logical_volumes
-            .values()
-            .flat_map(|v| &v.segments)
-            .find_map(|s| match &s.kind {
-                SegmentKind::Snapshot {
-                    origin: Some(origin),
-                    store: Some(store),
-                } if *store == volume.name => self.logical_volumes.get(origin),
-                _ => None,
-            });
+        let origin = self.logical_volumes.values().flat_map(|v| &v.segments).find_map(|s| match &s.kind {
+            SegmentKind::Snapshot { origin: Some(origin), store: Some(store) } if *store == volume.name => {
+                self.logical_volumes.get(origin)
+            }
+            _ => None,
+        });
         origin.is_some_and(|origin| origin.visible_flag)
     }
 
     /// Extents of all physical volumes.
     #[must_use]
     pub fn extent_count(&self) -> u64 {
-        self.physical_volumes
-            .iter()
-            .map(|volume| volume.extent_count)
-            .sum()
+        self.physical_volumes.iter().map(|volume| volume.extent_count).sum()
     }
 
     /// Extents that no segment uses, wherever they are (LVM's `vg_free_count`).
     #[must_use]
     pub fn free_extents(&self) -> u64 {
-        self.physical_volumes
-            .iter()
-            .map(PhysicalVolume::free_extents)
-            .sum()
+        self.physical_volumes.iter().map(PhysicalVolume::free_extents).sum()
     }
 
     /// Extents that LVM can give to a new volume: not those of missing physical volumes, nor of ones not to be
@@ -368,10 +340,7 @@ impl VolumeGroup {
         if !self.resizeable || !self.writeable || self.exported {
             return 0;
         }
-        self.physical_volumes
-            .iter()
-            .map(PhysicalVolume::allocatable_extents)
-            .sum()
+        self.physical_volumes.iter().map(PhysicalVolume::allocatable_extents).sum()
     }
 
     /// [`Self::allocatable_extents`] in bytes: the largest linear volume that LVM can make.
@@ -382,24 +351,18 @@ impl VolumeGroup {
 
     /// The thin volumes of a pool, by name.
     pub fn thin_volumes<'a>(&'a self, pool: &'a str) -> impl Iterator<Item = &'a LogicalVolume> {
-        self.logical_volumes
-            .values()
-            .filter(move |volume| volume.thin().is_some_and(|thin| thin.pool == pool))
+        self.logical_volumes.values().filter(move |volume| volume.thin().is_some_and(|thin| thin.pool == pool))
     }
 
     /// What a pool promised: the sum of its thin volumes' sizes, in bytes.
     #[must_use]
     pub fn promised_bytes(&self, pool: &str) -> u64 {
-        self.thin_volumes(pool)
-            .map(|volume| self.size_of(volume))
-            .fold(0, u64::saturating_add)
+        self.thin_volumes(pool).map(|volume| self.size_of(volume)).fold(0, u64::saturating_add)
     }
 
     /// The physical volume with that identifier.
     #[must_use]
     pub fn physical_volume(&self, uuid: LvmUuid) -> Option<&PhysicalVolume> {
-        self.physical_volumes
-            .iter()
-            .find(|volume| volume.uuid == uuid)
+        self.physical_volumes.iter().find(|volume| volume.uuid == uuid)
     }
 }

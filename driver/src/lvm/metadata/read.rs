@@ -13,9 +13,7 @@ use std::time::Duration;
 
 use rustix::fs::OFlags;
 
-use super::header::{
-    self, AREA_HEADER, AreaHeader, DiskArea, HeaderError, LABEL_SECTORS, Label, SECTOR,
-};
+use super::header::{self, AREA_HEADER, AreaHeader, DiskArea, HeaderError, LABEL_SECTORS, Label, SECTOR};
 use super::{LvmUuid, header::TextLocation};
 
 /// Alignment of direct reads: the largest logical block of the disks that Linux supports as a whole.
@@ -136,10 +134,7 @@ impl PvHeader {
     /// # Errors
     /// The error of the first area whose header is not known.
     pub fn fingerprint(&self) -> Result<Fingerprint, ReadError> {
-        let headers = self
-            .areas
-            .iter()
-            .map(|area| (area.place, area.header.clone()));
+        let headers = self.areas.iter().map(|area| (area.place, area.header.clone()));
         fingerprint_of(self.label.pv_uuid, headers)
     }
 }
@@ -181,10 +176,7 @@ pub fn read_header(device: &Path) -> Result<Probe<PvHeader>, ReadError> {
     let areas = label
         .metadata_areas
         .iter()
-        .map(|&place| MetadataArea {
-            place,
-            header: patiently(|| reader.area_header(place)),
-        })
+        .map(|&place| MetadataArea { place, header: patiently(|| reader.area_header(place)) })
         .collect();
     Ok(Probe::PhysicalVolume(PvHeader { label, areas }))
 }
@@ -202,10 +194,7 @@ pub fn read_physical_volume(device: &Path) -> Result<Probe<PvOnDisk>, ReadError>
     let areas = label
         .metadata_areas
         .iter()
-        .map(|&place| AreaOnDisk {
-            place,
-            contents: patiently(|| reader.area(place)),
-        })
+        .map(|&place| AreaOnDisk { place, contents: patiently(|| reader.area(place)) })
         .collect();
     Ok(Probe::PhysicalVolume(PvOnDisk { label, areas }))
 }
@@ -241,28 +230,15 @@ struct Reader {
 
 impl Reader {
     fn open(device: &Path) -> Result<Self, ReadError> {
-        let failed = |source| ReadError::Io {
-            action: format!("open {}", device.display()),
-            source: Arc::new(source),
-        };
+        let failed = |source| ReadError::Io { action: format!("open {}", device.display()), source: Arc::new(source) };
         // LVM writes past the page cache, so a cached block may be older than the disk. O_NONBLOCK: never wait
         // for a medium. A regular file has one truth, and not every filesystem reads it directly.
         let metadata = std::fs::metadata(device).map_err(failed)?;
-        let direct = if metadata.file_type().is_block_device() {
-            OFlags::DIRECT
-        } else {
-            OFlags::empty()
-        };
+        let direct = if metadata.file_type().is_block_device() { OFlags::DIRECT } else { OFlags::empty() };
         let flags = direct | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = OpenOptions::new()
-            .read(true)
-            .custom_flags(flags.bits().cast_signed())
-            .open(device)
-            .map_err(failed)?;
-        Ok(Self {
-            file,
-            scratch: Vec::new(),
-        })
+        let file =
+            OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(device).map_err(failed)?;
+        Ok(Self { file, scratch: Vec::new() })
     }
 
     /// Up to `size` bytes from `offset`; fewer only where the device ends.
@@ -274,24 +250,16 @@ impl Reader {
         let too_far = || failed(io::Error::from(io::ErrorKind::InvalidInput));
         // Direct reads want an aligned place on the device, length and memory.
         let start = offset - offset % ALIGNMENT;
-        let end = offset
-            .checked_add(size)
-            .and_then(|end| end.checked_next_multiple_of(ALIGNMENT))
-            .ok_or_else(too_far)?;
+        let end =
+            offset.checked_add(size).and_then(|end| end.checked_next_multiple_of(ALIGNMENT)).ok_or_else(too_far)?;
         let length = usize::try_from(end - start).map_err(|_| too_far())?;
         let alignment = ALIGNMENT as usize;
         self.scratch.resize(length + alignment, 0);
         let skip = self.scratch.as_ptr().align_offset(alignment);
-        let window = self
-            .scratch
-            .get_mut(skip..skip + length)
-            .ok_or_else(too_far)?;
+        let window = self.scratch.get_mut(skip..skip + length).ok_or_else(too_far)?;
         let mut filled = 0;
         while filled < length {
-            match self
-                .file
-                .read_at(&mut window[filled..], start + filled as u64)
-            {
+            match self.file.read_at(&mut window[filled..], start + filled as u64) {
                 Ok(0) => break,
                 Ok(count) => filled += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -313,10 +281,7 @@ impl Reader {
         if bytes.len() as u64 == place.size {
             Ok(bytes)
         } else {
-            Err(ReadError::Short {
-                offset: place.offset,
-                wanted: place.size,
-            })
+            Err(ReadError::Short { offset: place.offset, wanted: place.size })
         }
     }
 
@@ -326,10 +291,7 @@ impl Reader {
     }
 
     fn area_header(&mut self, place: DiskArea) -> Result<AreaHeader, ReadError> {
-        let bytes = self.exactly(DiskArea {
-            offset: place.offset,
-            size: AREA_HEADER as u64,
-        })?;
+        let bytes = self.exactly(DiskArea { offset: place.offset, size: AREA_HEADER as u64 })?;
         Ok(header::decode_area_header(bytes, place)?)
     }
 
@@ -345,10 +307,7 @@ impl Reader {
     fn text(&mut self, place: DiskArea, location: TextLocation) -> Result<Arc<[u8]>, ReadError> {
         let offset = place.offset + location.offset;
         if location.size > LARGEST_BELIEVED_TEXT {
-            return Err(ReadError::TooLarge {
-                offset,
-                size: location.size,
-            });
+            return Err(ReadError::TooLarge { offset, size: location.size });
         }
         let mut text = Vec::with_capacity(location.size as usize);
         for piece in location.pieces(place) {
@@ -356,12 +315,7 @@ impl Reader {
         }
         let computed = header::checksum(&text);
         if computed != location.checksum {
-            return Err(HeaderError::TextChecksum {
-                offset,
-                stored: location.checksum,
-                computed,
-            }
-            .into());
+            return Err(HeaderError::TextChecksum { offset, stored: location.checksum, computed }.into());
         }
         // The closing NUL is part of what LVM sums up, not of the text.
         while text.last() == Some(&0) {

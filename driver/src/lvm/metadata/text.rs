@@ -99,11 +99,7 @@ impl fmt::Display for Value<'_> {
 /// # Errors
 /// [`TextError`] naming the line at which the text stops being LVM's.
 pub fn parse(text: &[u8]) -> Result<Section<'_>, TextError> {
-    let mut parser = Parser {
-        text,
-        at: 0,
-        line: 1,
-    };
+    let mut parser = Parser { text, at: 0, line: 1 };
     parser.section(0)
 }
 
@@ -115,10 +111,7 @@ struct Parser<'a> {
 
 impl<'a> Parser<'a> {
     fn error(&self, what: impl Into<String>) -> TextError {
-        TextError {
-            line: self.line,
-            what: what.into(),
-        }
+        TextError { line: self.line, what: what.into() }
     }
 
     fn peek(&self) -> Option<u8> {
@@ -244,9 +237,7 @@ impl<'a> Parser<'a> {
             Some(b'0'..=b'9' | b'-' | b'+' | b'.') => self.number(),
             _ => {
                 let found = self.found();
-                Err(self.error(format!(
-                    "expected a number or a quoted string, found {found}"
-                )))
+                Err(self.error(format!("expected a number or a quoted string, found {found}")))
             }
         }
     }
@@ -254,10 +245,7 @@ impl<'a> Parser<'a> {
     fn number(&mut self) -> Result<Value<'a>, TextError> {
         let start = self.at;
         self.at += 1;
-        while self
-            .peek()
-            .is_some_and(|byte| byte.is_ascii_digit() || byte == b'.')
-        {
+        while self.peek().is_some_and(|byte| byte.is_ascii_digit() || byte == b'.') {
             self.at += 1;
         }
         let written = String::from_utf8_lossy(&self.text[start..self.at]);
@@ -278,10 +266,7 @@ impl<'a> Parser<'a> {
         let mut unescaped: Option<Vec<u8>> = None;
         loop {
             let Some(mut byte) = self.peek() else {
-                return Err(TextError {
-                    line: opened,
-                    what: "a quoted string has no end".to_owned(),
-                });
+                return Err(TextError { line: opened, what: "a quoted string has no end".to_owned() });
             };
             if byte == quote {
                 break;
@@ -318,9 +303,5 @@ fn is_blank(byte: u8) -> bool {
 }
 
 fn is_key_byte(byte: u8) -> bool {
-    !is_blank(byte)
-        && !matches!(
-            byte,
-            b'#' | b'=' | b'{' | b'}' | b'[' | b']' | b',' | b'"' | b'\''
-        )
+    !is_blank(byte) && !matches!(byte, b'#' | b'=' | b'{' | b'}' | b'[' | b']' | b',' | b'"' | b'\'')
 }

@@ -17,9 +17,7 @@ pub struct LvmUuid([u8; 32]);
 
 /// A string that is no LVM identifier.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{given:?} is not an LVM identifier: expected 32 letters, digits, ! or #, with or without dashes"
-)]
+#[error("{given:?} is not an LVM identifier: expected 32 letters, digits, ! or #, with or without dashes")]
 pub struct UuidError {
     /// What was found instead.
     pub given: String,
@@ -33,9 +31,7 @@ impl LvmUuid {
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, UuidError> {
         match <[u8; 32]>::try_from(bytes) {
             Ok(characters) if characters.iter().all(|&c| allowed(c)) => Ok(Self(characters)),
-            _ => Err(UuidError {
-                given: String::from_utf8_lossy(bytes).into_owned(),
-            }),
+            _ => Err(UuidError { given: String::from_utf8_lossy(bytes).into_owned() }),
         }
     }
 
@@ -55,17 +51,11 @@ impl FromStr for LvmUuid {
     type Err = UuidError;
 
     fn from_str(given: &str) -> Result<Self, UuidError> {
-        let wrong = || UuidError {
-            given: given.to_owned(),
-        };
+        let wrong = || UuidError { given: given.to_owned() };
         let compact: Vec<u8> = given.bytes().filter(|&c| c != b'-').collect();
         let uuid = Self::from_bytes(&compact).map_err(|_| wrong())?;
         // Dashes only where LVM puts them: anything else is not what LVM wrote.
-        if given.len() == compact.len() || uuid.to_string() == given {
-            Ok(uuid)
-        } else {
-            Err(wrong())
-        }
+        if given.len() == compact.len() || uuid.to_string() == given { Ok(uuid) } else { Err(wrong()) }
     }
 }
 
@@ -104,10 +94,7 @@ mod tests {
         assert_eq!(uuid.to_string(), WRITTEN);
         assert_eq!(uuid.compact(), "LzMVfm1GcQurAP4CV6ixFfQfcgdXrYPL");
         assert_eq!(uuid.compact().parse::<LvmUuid>().unwrap(), uuid);
-        assert_eq!(
-            LvmUuid::from_bytes(uuid.compact().as_bytes()).unwrap(),
-            uuid
-        );
+        assert_eq!(LvmUuid::from_bytes(uuid.compact().as_bytes()).unwrap(), uuid);
     }
 
     #[test]
@@ -121,10 +108,7 @@ mod tests {
             "LzMVfm-1GcQ-urAP-4CV6-ixFf-Qfcg-dXrYPé",
         ] {
             let error = wrong.parse::<LvmUuid>().unwrap_err();
-            assert!(
-                error.to_string().contains("not an LVM identifier"),
-                "{error}"
-            );
+            assert!(error.to_string().contains("not an LVM identifier"), "{error}");
         }
     }
 }
