@@ -83,7 +83,9 @@ impl Cluster {
                     Err(error) => Err(error.context(format!("the logs are in {}", cluster.stop_and_keep()?.display()))),
                 }
             }
-            Err(error) => Err(error.context(format!("the cluster did not start; its logs are in {}", folder.keep()?.display()))),
+            Err(error) => {
+                Err(error.context(format!("the cluster did not start; its logs are in {}", folder.keep()?.display())))
+            }
         }
     }
 
@@ -175,7 +177,13 @@ struct Parts {
 }
 
 impl Parts {
-    fn start(folder: &Path, settings: &ClusterSettings, binaries: &Binaries, template: &Path, progress: &Progress) -> Result<Self> {
+    fn start(
+        folder: &Path,
+        settings: &ClusterSettings,
+        binaries: &Binaries,
+        template: &Path,
+        progress: &Progress,
+    ) -> Result<Self> {
         let network = Network::create(&folder.join("network.log"))?;
         let authority = Authority::create(&folder.join("pki"))?;
         let ports = (1..)

@@ -1,7 +1,7 @@
 //! Subcommands, one per file.
 
-mod cluster;
 mod bench;
+mod cluster;
 mod suite;
 mod vm;
 
@@ -53,16 +53,9 @@ impl TestBed {
         match self.command {
             Command::VmInit => guest::init::run().map(|()| ExitCode::SUCCESS),
             Command::VmAgent => guest::agent::run().map(|()| ExitCode::SUCCESS),
-            Command::Cluster => {
-                process::end_on_signals()?;
-                cluster::run()
-            }
+            Command::Cluster => host(cluster::run),
             Command::Node(arguments) => cluster::node(arguments),
             Command::Stop => cluster::stop(),
-            Command::Vm(arguments) => {
-                process::end_on_signals()?;
-                vm::run(arguments)
-            }
             Command::Vm(arguments) => host(|| vm::run(arguments)),
             Command::Suite(arguments) => host(|| suite::run(arguments)),
             Command::Bench(arguments) => host(|| bench::run(arguments)),
