@@ -117,9 +117,29 @@ sanity *args: _testbed
 cluster *args: _testbed
     @{{ testbed }} suite cluster "$@"
 
-# Repeats of what goes wrong rarely; hours, not in CI.
-long *args: _testbed
-    @{{ testbed }} suite long "$@"
+# What goes wrong rarely: property tests with many more cases, and the suites in virtual machines over and over. Hours, not in CI.
+long times="10": _testbed
+    #!/usr/bin/env bash
+    set -uo pipefail
+    trap 'echo "long: stopped" >&2; exit 130' INT TERM
+    worst=0
+    note() {
+        local code=$?
+        ((code == 0)) || printf 'long: %s ended with exit code %s\n' "$1" "$code" >&2
+        ((code <= worst)) || worst=$code
+    }
+    PROPTEST_CASES=20000 cargo test --locked --workspace
+    note 'property tests'
+    for ((round = 1; round <= {{ times }}; round++)); do
+        printf '\nlong: round %s of %s\n' "$round" '{{ times }}'
+        {{ testbed }} suite kernel --no-udev --udev
+        note "round $round of kernel"
+        {{ testbed }} suite sanity --no-udev --udev
+        note "round $round of sanity"
+        {{ testbed }} suite cluster
+        note "round $round of cluster"
+    done
+    exit "$worst"
 
 # The test bed itself; its own recipe, so that a first build shows its progress.
 _testbed:
