@@ -5,6 +5,8 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
+use quarry_tests::artifacts::{Binaries, Store};
+use quarry_tests::progress::Progress;
 use quarry_tests::suite::{self, Verdict};
 
 /// What `testbed suite` takes.
@@ -28,9 +30,9 @@ enum Suite {
     Sanity {
         #[command(flatten)]
         udevd: Udevd,
-        /// The csi-sanity binary.
+        /// The csi-sanity binary; without one, it is built from its Go module, once.
         #[arg(long, env = "QUARRY_CSI_SANITY")]
-        binary: PathBuf,
+        binary: Option<PathBuf>,
     },
 }
 
@@ -59,8 +61,15 @@ impl Udevd {
 pub fn run(arguments: Arguments) -> Result<ExitCode> {
     match arguments.suite {
         Suite::Kernel { udevd, filter } => each(udevd, |udev| suite::kernel::suite(udev, &filter)),
-        Suite::Sanity { udevd, binary } => each(udevd, |udev| suite::sanity::suite(&binary, udev)),
+        Suite::Sanity { udevd, binary } => {
+            let binary = binary.map_or_else(csi_sanity, Ok)?;
+            each(udevd, |udev| suite::sanity::suite(&binary, udev))
+        }
     }
+}
+
+fn csi_sanity() -> Result<PathBuf> {
+    Binaries::build(&Store::open()?, &["csi-tools"], &Progress::default())?.path("csi-sanity")
 }
 
 fn each(udevd: Udevd, suite: impl Fn(bool) -> Result<Verdict>) -> Result<ExitCode> {
