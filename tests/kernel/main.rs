@@ -4,10 +4,10 @@
 
 mod bed;
 mod filesystem;
-mod node;
 #[path = "../../driver/tests/support/lvm_report.rs"]
 mod lvm_report;
 mod metadata;
+mod node;
 mod outside;
 mod pod;
 mod scene;

@@ -18,6 +18,12 @@ pub struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Suite {
+    /// The test bed's machines themselves.
+    Bed {
+        /// Which tests, and options of the test program.
+        #[arg(last = true)]
+        filter: Vec<String>,
+    },
     /// The driver on real LVM.
     Kernel {
         #[command(flatten)]
@@ -30,7 +36,7 @@ enum Suite {
     Sanity {
         #[command(flatten)]
         udevd: Udevd,
-        /// The csi-sanity binary; without one, it is built from its Go module, once.
+        /// Use this csi-sanity instead of building it.
         #[arg(long, env = "QUARRY_CSI_SANITY")]
         binary: Option<PathBuf>,
     },
@@ -60,6 +66,7 @@ impl Udevd {
 /// Runs it; the first verdict that is no pass is the end.
 pub fn run(arguments: Arguments) -> Result<ExitCode> {
     match arguments.suite {
+        Suite::Bed { filter } => Ok(suite::bed::suite(&filter)?.exit_code()),
         Suite::Kernel { udevd, filter } => each(udevd, |udev| suite::kernel::suite(udev, &filter)),
         Suite::Sanity { udevd, binary } => {
             let binary = binary.map_or_else(csi_sanity, Ok)?;
@@ -68,6 +75,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     }
 }
 
+/// The csi-sanity of the cache, built if it is not there.
 fn csi_sanity() -> Result<PathBuf> {
     Binaries::build(&Store::open()?, &["csi-tools"], &Progress::default())?.path("csi-sanity")
 }
