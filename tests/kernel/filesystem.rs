@@ -8,7 +8,7 @@ use std::time::Duration;
 use quarry_driver::device_number::DeviceNumber;
 use quarry_driver::exec::{Exec, Tools};
 use quarry_driver::filesystem::{
-    CheckError, Checked, Content, FormatError, Filesystems, Ground, MountError, MountRequest, MountTable, Mounted,
+    CheckError, Checked, Content, Filesystems, FormatError, Ground, MountError, MountRequest, MountTable, Mounted,
     Outcome, Proof, device, target,
 };
 use quarry_driver::volume::FilesystemType;
@@ -79,15 +79,21 @@ async fn a_device_in_use_is_neither_formatted_nor_checked() {
             assert!(matches!(bench.filesystems.check(&bench.device, fs).await, Err(CheckError::InUse(_))));
         }
         // Also where only another mount namespace has it mounted.
-        let hold = "unshare -m --propagation private sh -c 'touch /run/held; while [ -e /run/held ]; do sleep 0.1; done'";
-        shell(&format!("rm -f /run/held; setsid {hold} >/dev/null 2>&1 & while ! [ -e /run/held ]; do sleep 0.1; done"));
+        let hold =
+            "unshare -m --propagation private sh -c 'touch /run/held; while [ -e /run/held ]; do sleep 0.1; done'";
+        shell(&format!(
+            "rm -f /run/held; setsid {hold} >/dev/null 2>&1 & while ! [ -e /run/held ]; do sleep 0.1; done"
+        ));
         bench.unmount(&place).await.unwrap();
         let elsewhere = bench.format(fs).await;
         shell("rm /run/held");
         assert!(matches!(elsewhere, Err(FormatError::InUse(_))), "{fs}: {elsewhere:?}");
-        quarry_tests::wait::until("the other namespace's end", Duration::from_secs(30), Duration::from_millis(100), || {
-            Ok((!device::is_claimed(&bench.device)?).then_some(()))
-        })
+        quarry_tests::wait::until(
+            "the other namespace's end",
+            Duration::from_secs(30),
+            Duration::from_millis(100),
+            || Ok((!device::is_claimed(&bench.device)?).then_some(())),
+        )
         .unwrap();
     }
 }

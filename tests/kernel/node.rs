@@ -205,7 +205,8 @@ async fn an_existing_ext4_is_checked_before_it_is_mounted() {
     shell(&format!("e2fsck -fn {device}"));
 
     // The root directory's inode without its mode cannot be repaired without guessing.
-    let table = shell(&format!("dumpe2fs {device} 2>/dev/null | grep -m1 'Inode table at' | grep -o '[0-9]*' | head -1"));
+    let table =
+        shell(&format!("dumpe2fs {device} 2>/dev/null | grep -m1 'Inode table at' | grep -o '[0-9]*' | head -1"));
     poke("\\000\\000", table.trim().parse::<u64>().unwrap() * 4096 + 256);
     poke("\\002\\000", 1024 + 58);
     refused(pod.stage(&scene).await, Code::Internal, &["damaged beyond safe repair", "e2fsck -f"]);
