@@ -12,7 +12,9 @@ mod machine;
 mod network;
 mod node;
 mod plane;
+pub mod release;
 mod service;
+mod setup;
 mod template;
 
 use std::fs;
@@ -27,6 +29,7 @@ use self::kubectl::{Kubectl, condition};
 use self::machine::Machine;
 use self::network::{Network, Port};
 pub use self::node::{CgroupDriver, NodeSettings};
+pub use self::setup::Parts;
 use self::plane::ControlPlane;
 use crate::artifacts::{Archive, Binaries, Store};
 use crate::progress::Progress;
@@ -47,14 +50,6 @@ pub struct ClusterSettings {
     pub images: Vec<Archive>,
 }
 
-impl ClusterSettings {
-    /// Two usual nodes, `quarry-1` and `quarry-2`.
-    #[must_use]
-    pub fn two_nodes(images: Vec<Archive>) -> Self {
-        Self { nodes: vec![NodeSettings::usual("quarry-1"), NodeSettings::usual("quarry-2")], images }
-    }
-}
-
 /// A running cluster.
 #[derive(Debug)]
 pub struct Cluster {
@@ -73,9 +68,9 @@ impl Cluster {
     pub fn start(settings: &ClusterSettings, binaries: &Binaries, store: &Store, progress: &Progress) -> Result<Self> {
         let template = template::state_disk(store, &settings.images, binaries, progress)?;
         let folder = Scratch::new(FOLDER)?;
-        match Parts::start(folder.path(), settings, binaries, &template, progress) {
+        match Running::start(folder.path(), settings, binaries, &template, progress) {
             Ok(parts) => {
-                let Parts { machines, plane, network } = parts;
+                let Running { machines, plane, network } = parts;
                 let cluster = Self { machines, plane, network, folder };
                 let ready = || cluster.machines.iter().try_for_each(|m| cluster.wait_ready(m.name()));
                 match progress.step("wait until the nodes are Ready", ready) {
@@ -168,13 +163,13 @@ impl Cluster {
 }
 
 /// What runs of a cluster.
-struct Parts {
+struct Running {
     machines: Vec<Machine>,
     plane: ControlPlane,
     network: Network,
 }
 
-impl Parts {
+impl Running {
     fn start(folder: &Path, settings: &ClusterSettings, binaries: &Binaries, template: &Path, progress: &Progress) -> Result<Self> {
         let network = Network::create(&folder.join("network.log"))?;
         let authority = Authority::create(&folder.join("pki"))?;

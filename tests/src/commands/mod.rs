@@ -1,6 +1,7 @@
 //! Subcommands, one per file.
 
 mod cluster;
+mod demo;
 mod vm;
 
 use std::process::ExitCode;
@@ -24,6 +25,8 @@ pub struct TestBed {
 enum Command {
     /// Boot a virtual machine and run one command in it.
     Vm(vm::Arguments),
+    /// Show claims becoming logical volumes on a cluster of two nodes.
+    Demo(demo::Arguments),
     /// Start a cluster of two nodes without the driver, and keep it.
     Cluster,
     /// Run a command on a node of the cluster that runs.
@@ -47,6 +50,10 @@ impl TestBed {
         match self.command {
             Command::VmInit => guest::init::run().map(|()| ExitCode::SUCCESS),
             Command::VmAgent => guest::agent::run().map(|()| ExitCode::SUCCESS),
+            Command::Demo(arguments) => {
+                process::end_on_signals()?;
+                demo::run(&arguments)
+            }
             Command::Cluster => {
                 process::end_on_signals()?;
                 cluster::run()
