@@ -51,6 +51,10 @@ test *parts:
 bench *args: _testbed
     @{{ testbed }} bench "$@"
 
+# A command on a node of the cluster that `demo --keep` left running, e.g. `node quarry-1 lvs`.
+node *args: _testbed
+    @{{ testbed }} node "$@"
+
 # Stop what `demo --keep` left running.
 stop: _testbed
     @{{ testbed }} stop

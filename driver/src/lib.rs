@@ -3,8 +3,13 @@
 //! Knowledge runs one way: `csi` knows `engine` and `filesystem`; `engine` knows `volume` and `lvm`; nothing knows
 //! `csi`. Only `exec` starts processes. See ARCHITECTURE.md.
 
+pub mod args;
 pub mod config;
+pub mod csi;
+pub mod engine;
 pub mod exec;
 pub mod filesystem;
 pub mod lvm;
+pub mod run;
+pub mod telemetry;
 pub mod volume;

@@ -7,7 +7,9 @@ mod helm;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
+use clap::Parser as _;
 use helm::{Objects, chart, helm, render};
+use quarry_driver::args::{Cli, Command};
 use quarry_driver::config::Config;
 use quarry_driver::volume::parameters::{Parameters, Provisioning};
 use serde_json::{Value, json};
@@ -204,6 +206,33 @@ fn the_configuration_reaches_the_driver_as_it_was_written() {
 }
 
 #[test]
+fn the_driver_takes_its_arguments() {
+    let objects = Objects::with(
+        "kubeletDir: /k\nstateDir: /s\ndriver: {log: {format: text, filter: 'info,quarry_driver::lvm=debug'}}\n\
+         config: {timeouts: {answerSeconds: 5}}",
+    );
+    let driver = objects.container("driver");
+    let env: Vec<&str> = driver["env"].as_array().unwrap().iter().map(|v| v["name"].as_str().unwrap()).collect();
+    assert_eq!(env, ["NODE_NAME"]);
+    let parse = |words: &[&str]| Cli::try_parse_from(["quarry-driver"].iter().chain(words)).unwrap().command;
+    let mut arguments = objects.arguments("driver");
+    arguments.push("--node-name=n");
+    let Command::Run(run) = parse(&arguments) else { panic!("{arguments:?}") };
+    let socket = Path::new("/k/plugins/lvm.quarry.storage/csi.sock");
+    assert_eq!((run.csi_socket.as_path(), run.kubelet_csi_socket.as_deref()), (socket, Some(socket)));
+    assert_eq!(run.registration_socket.as_deref(), Some(Path::new("/k/plugins_registry/lvm.quarry.storage-reg.sock")));
+    assert_eq!((run.state_dir.as_path(), run.host_lvm_dir.as_path()), (Path::new("/s"), Path::new("/etc/lvm")));
+    assert_eq!(run.config.as_deref(), Some(Path::new("/etc/quarry/config.yaml")));
+    for probe in ["startupProbe", "livenessProbe"] {
+        let words = driver[probe]["exec"]["command"].as_array().unwrap();
+        let words: Vec<&str> = words.iter().map(|word| word.as_str().unwrap()).collect();
+        let Command::Probe(asked) = parse(&words[1..]) else { panic!("{words:?}") };
+        assert_eq!((words[0], asked.csi_socket.as_path()), ("/usr/bin/quarry-driver", socket));
+        assert!(asked.timeout_seconds < driver[probe]["timeoutSeconds"].as_u64().unwrap(), "{probe}");
+    }
+}
+
+#[test]
 fn without_a_configuration_the_driver_gets_none() {
     let objects = Objects::with("");
     assert_eq!(objects.configuration(), None);
@@ -309,6 +338,26 @@ fn the_values_file_the_schema_and_the_driver_know_the_same_keys() {
         keys(&written["deviceClasses"][0])
     );
     Config::parse(full, Path::new("config.yaml"), "n").unwrap();
+}
+
+#[test]
+fn the_documentation_has_every_key() {
+    let read = |file: &str| std::fs::read_to_string(chart().join(file)).unwrap();
+    let schema: Value = serde_json::from_str(&read("values.schema.json")).unwrap();
+    let keys =
+        |pointer: &str| schema.pointer(pointer).unwrap().as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    let parameters = "/properties/storageClasses/items/properties/parameters/properties";
+    for (document, pointer) in [
+        ("parameters.md", parameters),
+        ("configuration.md", "/properties/config/properties/timeouts/properties"),
+        ("configuration.md", "/properties/config/properties/nodes/items/properties"),
+        ("configuration.md", "/definitions/deviceClasses/items/properties"),
+    ] {
+        let text = read(&format!("../../docs/{document}"));
+        for key in keys(pointer) {
+            assert!(text.contains(&format!("\n| `{key}` |")), "{document} does not describe {key}");
+        }
+    }
 }
 
 /// Every key of the schema is in the values file, with its comment there, and the other way round.

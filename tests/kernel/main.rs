@@ -1,1 +1,3 @@
-fn main() {}
+//! The kernel suite: runs in a virtual machine, as root, one test at a time (`testbed suite kernel`).
+
+mod bed;

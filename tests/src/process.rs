@@ -5,6 +5,8 @@
 //! asks the kernel (`PR_SET_PDEATHSIG`, set by `setpriv`) to kill it when the test bed is killed outright. The kernel
 //! counts the *thread* that forked as the parent, so one thread, which never ends, does all the forking.
 
+mod tree;
+
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{Read, Write as _};
@@ -24,6 +26,8 @@ use crate::wait;
 
 /// How long the outputs of an ended process are still read: a daemon that it left behind may hold them for ever.
 const DRAIN: Duration = Duration::from_secs(2);
+/// How long a killed process may take to be gone: it may first have to finish a system call.
+const REAP: Duration = Duration::from_secs(30);
 
 /// Where a long-lived process writes both of its outputs.
 #[derive(Debug, Clone, Copy)]
@@ -119,6 +123,29 @@ impl Child {
         self.group.signal(signal)
     }
 
+    /// Kills it alone, as a crash would: its group and its children go on.
+    ///
+    /// # Errors
+    /// If even SIGKILL does not end it.
+    pub fn crash(&mut self) -> Result<Exit> {
+        rustix::process::kill_process(self.group.pid, Signal::KILL).ok();
+        let gone = || Ok(self.group.ended(WaitIdOptions::NOHANG)?.then_some(()));
+        wait::until(&format!("end of `{}`", self.line), REAP, Duration::from_millis(5), gone)?;
+        self.group.reap(Leftovers::Keep)
+    }
+
+    /// Kills it with all its descendants, whatever groups they are in, as the end of its container would.
+    ///
+    /// # Errors
+    /// If even SIGKILL does not end it.
+    pub fn kill_tree(&mut self) -> Result<Exit> {
+        if let Some(exit) = self.try_wait()? {
+            return Ok(exit);
+        }
+        tree::kill(self.group.pid);
+        self.wait(REAP)
+    }
+
     /// Asks it to end (SIGTERM) and kills it if it has not within `grace`.
     ///
     /// # Errors
@@ -132,7 +159,7 @@ impl Child {
             return Ok(exit);
         }
         self.signal(Signal::KILL)?;
-        self.wait(Duration::from_secs(30))
+        self.wait(REAP)
     }
 }
 
@@ -316,9 +343,8 @@ impl Group {
 
     fn kill_and_reap(&self) {
         let ended = self.signal(Signal::KILL).and_then(|()| {
-            let limit = Duration::from_secs(30);
             let gone = || Ok(self.ended(WaitIdOptions::NOHANG)?.then_some(()));
-            wait::until(&format!("end of `{}`", self.line), limit, Duration::from_millis(10), gone)?;
+            wait::until(&format!("end of `{}`", self.line), REAP, Duration::from_millis(10), gone)?;
             self.reap(Leftovers::Kill)
         });
         if let Err(error) = ended {

@@ -87,7 +87,8 @@ mod tests {
     use quarry_proto::csi::v1::volume_capability::{AccessMode, BlockVolume};
 
     fn mount(fs_type: &str, mode: Mode) -> proto::VolumeCapability {
-        let mount = MountVolume { fs_type: fs_type.to_owned(), mount_flags: vec!["noatime".to_owned()], ..Default::default() };
+        let mount =
+            MountVolume { fs_type: fs_type.to_owned(), mount_flags: vec!["noatime".to_owned()], ..Default::default() };
         proto::VolumeCapability {
             access_mode: Some(AccessMode { mode: mode.into() }),
             access_type: Some(AccessType::Mount(mount)),
@@ -103,7 +104,8 @@ mod tests {
 
     #[test]
     fn the_filesystem_is_the_capabilitys_or_the_default() {
-        let content = |fs, default| read("volume_capability", Some(&mount(fs, Mode::SingleNodeWriter)), default).unwrap().content;
+        let content =
+            |fs, default| read("volume_capability", Some(&mount(fs, Mode::SingleNodeWriter)), default).unwrap().content;
         assert_eq!(content("", None), Content::Filesystem(FilesystemType::Ext4));
         assert_eq!(content("", Some(FilesystemType::Xfs)), Content::Filesystem(FilesystemType::Xfs));
         assert_eq!(content("btrfs", Some(FilesystemType::Xfs)), Content::Filesystem(FilesystemType::Btrfs));
@@ -111,7 +113,8 @@ mod tests {
 
     #[test]
     fn modes_across_nodes_are_refused_by_name() {
-        for mode in [Mode::MultiNodeReaderOnly, Mode::MultiNodeSingleWriter, Mode::MultiNodeMultiWriter, Mode::Unknown] {
+        for mode in [Mode::MultiNodeReaderOnly, Mode::MultiNodeSingleWriter, Mode::MultiNodeMultiWriter, Mode::Unknown]
+        {
             let error = read_all(&[mount("", mode)], None).unwrap_err();
             assert!(error.to_string().contains(mode.as_str_name()), "{error}");
         }
@@ -122,7 +125,10 @@ mod tests {
         let mixed = read_all(&[mount("", Mode::SingleNodeWriter), block(Mode::SingleNodeWriter)], None);
         assert!(matches!(mixed, Err(CapabilityError::Mixed { .. })));
         assert!(matches!(read_all(&[], None), Err(CapabilityError::Missing { .. })));
-        assert!(matches!(read_all(&[block(Mode::SingleNodeReaderOnly)], None), Err(CapabilityError::ReadOnlyBlock { .. })));
+        assert!(matches!(
+            read_all(&[block(Mode::SingleNodeReaderOnly)], None),
+            Err(CapabilityError::ReadOnlyBlock { .. })
+        ));
         let bare = proto::VolumeCapability { access_mode: Some(AccessMode { mode: 1 }), access_type: None };
         assert!(matches!(read_all(&[bare], None), Err(CapabilityError::NoAccessType { .. })));
     }

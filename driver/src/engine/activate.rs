@@ -116,7 +116,11 @@ impl Engine {
         writer.ready(self.runner.as_ref()).await?;
         let command = verbs::deactivate(&volume.vg, volume.lv().as_str());
         let done = writer.run(self.runner.as_ref(), command).await;
-        done.map(drop).map_err(|source| DeactivateError::Lvm { vg: volume.vg.clone(), lv: volume.lv().to_string(), source })
+        done.map(drop).map_err(|source| DeactivateError::Lvm {
+            vg: volume.vg.clone(),
+            lv: volume.lv().to_string(),
+            source,
+        })
     }
 
     /// The volume's device, if it has a live one.

@@ -58,7 +58,9 @@ pub enum CreateError {
         vg: String,
     },
     /// There is not enough room.
-    #[error("no room for {wanted} {provisioning} in volume group {vg} of node {node}: at most {largest} now; what limits it is {bound}")]
+    #[error(
+        "no room for {wanted} {provisioning} in volume group {vg} of node {node}: at most {largest} now; what limits it is {bound}"
+    )]
     NoRoom {
         /// This node.
         node: String,
@@ -92,7 +94,10 @@ pub enum CreateError {
         requested: String,
     },
     /// The name belongs to a logical volume that is not ours.
-    #[error("volume group {vg} has a logical volume {lv} without the tag {:?}: it is not Quarry's and is left alone", tags::MARK)]
+    #[error(
+        "volume group {vg} has a logical volume {lv} without the tag {:?}: it is not Quarry's and is left alone",
+        tags::MARK
+    )]
     Foreign {
         /// The group.
         vg: String,
@@ -164,9 +169,7 @@ impl Engine {
             Some(volume) => volume,
             None => self.make(request).await?,
         };
-        self.prepare(&volume)
-            .await
-            .map_err(|source| CreateError::Unprepared { lv: request.lv.clone(), source })
+        self.prepare(&volume).await.map_err(|source| CreateError::Unprepared { lv: request.lv.clone(), source })
     }
 
     /// The volume of that name wherever it is on this node, compared with the request.
@@ -200,11 +203,10 @@ impl Engine {
         } else {
             Stage::New
         };
-        let tags = Tags::new(&class.name, request.content, stage, &request.mkfs_options, &request.csi_name, &request.lv);
+        let tags =
+            Tags::new(&class.name, request.content, stage, &request.mkfs_options, &request.csi_name, &request.lv);
         let command = match request.provisioning {
-            Provisioning::Thin => {
-                verbs::create_thin(group.name(), &class.thin_pool, &request.lv, size, &tags.to_lvm())
-            }
+            Provisioning::Thin => verbs::create_thin(group.name(), &class.thin_pool, &request.lv, size, &tags.to_lvm()),
             Provisioning::Thick => {
                 let extents = size.0 / reading.extent().0;
                 let wipe = request.content != Content::Block;
@@ -272,7 +274,8 @@ fn compare(volume: &Volume, request: &CreateRequest) -> Result<(), CreateError> 
     }
     let hash = tags::mkfs_hash(&request.mkfs_options);
     if volume.tags.mkfs_hash != hash {
-        let say = |hash: &Option<String>| hash.as_ref().map_or("none".to_owned(), |hash| format!("with the hash {hash}"));
+        let say =
+            |hash: &Option<String>| hash.as_ref().map_or("none".to_owned(), |hash| format!("with the hash {hash}"));
         return different("mkfsOptions", say(&volume.tags.mkfs_hash), say(&hash));
     }
     if !request.range.contains(volume.size) {
@@ -310,7 +313,14 @@ mod tests {
             size: Bytes(1 << 30),
             provisioning: request.provisioning,
             pool: None,
-            tags: Tags::new(&request.device_class, request.content, Stage::Formatted, &request.mkfs_options, &request.csi_name, &request.lv),
+            tags: Tags::new(
+                &request.device_class,
+                request.content,
+                Stage::Formatted,
+                &request.mkfs_options,
+                &request.csi_name,
+                &request.lv,
+            ),
         }
     }
 
@@ -329,7 +339,10 @@ mod tests {
         for (change, named) in changes {
             let mut request = request();
             change(&mut request);
-            assert!(matches!(compare(&volume, &request), Err(CreateError::Different { field, .. }) if field == named), "{named}");
+            assert!(
+                matches!(compare(&volume, &request), Err(CreateError::Different { field, .. }) if field == named),
+                "{named}"
+            );
         }
     }
 }

@@ -82,7 +82,9 @@ impl Engine {
             for (lv, volume) in reading.volumes(&self.node) {
                 match volume {
                     Ok(volume) => all.push(volume),
-                    Err(source) => return Err(Unreadable::Group { vg: format!("{}/{lv}", group.name()), source: source.into() }),
+                    Err(source) => {
+                        return Err(Unreadable::Group { vg: format!("{}/{lv}", group.name()), source: source.into() });
+                    }
                 }
             }
         }

@@ -3,6 +3,7 @@
 //! **Invariant.** Changes of one group follow one another; none begins before what an earlier, lost command left
 //! behind is repaired. Groups do not wait for each other: a hung disk delays only its own group.
 
+use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use tokio::sync::{Mutex, MutexGuard};
@@ -75,6 +76,8 @@ pub struct Group {
     uuid: LvmUuid,
     pins: Arc<Pins>,
     scanner: Scanner,
+    /// The devices that the configuration lists, where the group was found on them.
+    listed: Vec<PathBuf>,
     reading: RwLock<Arc<Reading>>,
     writer: Mutex<State>,
 }
@@ -98,13 +101,14 @@ impl Group {
     ///
     /// # Errors
     /// [`PinError`] when it cannot be noted whether it holds volumes.
-    pub fn new(reading: Reading, pins: Arc<Pins>, scanner: Scanner) -> Result<Self, PinError> {
+    pub fn new(reading: Reading, pins: Arc<Pins>, scanner: Scanner, listed: Vec<PathBuf>) -> Result<Self, PinError> {
         pins.note(&reading.vg_uuid().to_string(), reading.name(), reading.holds_volumes())?;
         Ok(Self {
             name: reading.name().to_owned(),
             uuid: reading.vg_uuid(),
             pins,
             scanner,
+            listed,
             reading: RwLock::new(Arc::new(reading)),
             writer: Mutex::new(State { repair: true }),
         })
@@ -147,8 +151,10 @@ impl Group {
     /// [`Unreadable`] when a disk does not answer or its metadata is damaged. Missing physical volumes are in the
     /// reading, not an error.
     pub async fn read(&self) -> Result<Arc<Reading>, Unreadable> {
-        let unreadable = |source: Box<dyn std::error::Error + Send + Sync>| Unreadable::Group { vg: self.name.clone(), source };
-        let discovery = self.scanner.reread(&self.known().devices()).await;
+        let unreadable =
+            |source: Box<dyn std::error::Error + Send + Sync>| Unreadable::Group { vg: self.name.clone(), source };
+        let discovery = self.scanner.reread(&self.known().devices(), &self.listed).await;
+        let discovery = discovery.map_err(|error| unreadable(error.into()))?;
         if let Some(ProblemDevice { device, problem }) = discovery.problems.into_iter().next() {
             let what = format!("{}: {}", device.display(), chain(&problem));
             return Err(unreadable(what.into()));

@@ -69,11 +69,11 @@ impl Groups {
     /// [`ScanError`] when the devices cannot be listed or the result not be noted.
     pub async fn scan(&self) -> Result<(), ScanError> {
         let _turn = self.turn.lock().await;
-        let ours = self.select(&self.discover().await?);
-        let listed: Vec<ListedDevice> = ours.iter().flat_map(listed_devices).collect();
-        self.system_dir.list_devices(&listed)?;
+        let ours = self.select(self.discover().await?);
+        let devices: Vec<ListedDevice> = ours.iter().flat_map(|found| listed_devices(&found.state)).collect();
+        self.system_dir.list_devices(&devices)?;
         let mut found = BTreeMap::new();
-        for state in ours {
+        for Found { state, listed } in ours {
             let reading = Reading::new(state);
             let uuid = reading.vg_uuid();
             if !reading.is_complete() {
@@ -86,7 +86,7 @@ impl Groups {
                 }
                 Err(_) => {
                     tracing::info!(vg = reading.name(), %uuid, devices = ?reading.devices(), "volume group found");
-                    Arc::new(Group::new(reading, Arc::clone(&self.pins), self.scanner.clone())?)
+                    Arc::new(Group::new(reading, Arc::clone(&self.pins), self.scanner.clone(), listed)?)
                 }
             };
             found.insert(uuid, group);
@@ -97,46 +97,55 @@ impl Groups {
 
     /// All groups on the node: those on devices that the configuration lists, and those on any other device unless
     /// every class lists its own.
-    async fn discover(&self) -> Result<Vec<GroupState>, ListError> {
+    async fn discover(&self) -> Result<Vec<Found>, ListError> {
         let classes = &self.config.device_classes;
         let listed: Vec<PathBuf> = classes.iter().flat_map(|class| class.devices.iter().cloned()).collect();
-        let mut groups = Vec::new();
+        let mut all = Vec::new();
         if !listed.is_empty() {
-            groups.extend(told(self.scanner.scan(&listed).await?));
+            all.extend(found(self.scanner.scan(&listed).await?, &listed));
         }
         if classes.iter().any(|class| class.devices.is_empty()) || classes.is_empty() {
-            groups.extend(told(self.scanner.scan(&[]).await?));
+            all.extend(found(self.scanner.scan(&[]).await?, &[]));
         }
-        // A group on listed devices is found twice; the first knows about loop devices too.
+        // A group on listed devices is found twice; the first finding knows of loop devices too.
         let mut seen = BTreeSet::new();
-        groups.retain(|state| seen.insert(state.group.uuid));
-        Ok(groups)
+        all.retain(|found| seen.insert(found.state.group.uuid));
+        Ok(all)
     }
 
     /// Of all groups on the node, those that hold volumes of ours or that a device class names; of several groups with
     /// one name only the one that is known to be ours, and none where that is not known.
-    fn select(&self, groups: &[GroupState]) -> Vec<GroupState> {
-        let named = |name: &str| self.config.device_classes.iter().any(|class| class.volume_group == name);
-        let mut ours = Vec::new();
-        for state in groups {
-            let (name, uuid) = (&state.group.name, state.group.uuid.to_string());
-            let pinned = self.pins.uuid_of(name);
-            let holds = state.group.logical_volumes.values().any(|lv| lv.has_tag(crate::volume::tags::MARK));
-            if !holds && !named(name) {
-                continue;
+    fn select(&self, all: Vec<Found>) -> Vec<Found> {
+        let names: Vec<String> = all.iter().map(|found| found.state.group.name.clone()).collect();
+        let wanted = |found: &Found| {
+            let (name, uuid) = (&found.state.group.name, found.state.group.uuid.to_string());
+            let holds = found.state.group.logical_volumes.values().any(|lv| lv.has_tag(crate::volume::tags::MARK));
+            if !holds && !self.config.device_classes.iter().any(|class| class.volume_group == *name) {
+                return false;
             }
-            if let Some(pinned) = pinned {
-                if pinned != uuid {
-                    tracing::error!(vg = name, uuid, pinned, "a volume group has the name of one that held volumes and another UUID: not used");
-                    continue;
+            match self.pins.uuid_of(name) {
+                Some(pinned) if pinned == uuid => true,
+                Some(pinned) => {
+                    tracing::error!(
+                        vg = name,
+                        uuid,
+                        pinned,
+                        "a volume group has the name of one that held volumes and another UUID: not used"
+                    );
+                    false
                 }
-            } else if groups.iter().filter(|other| other.group.name == *name).count() > 1 {
-                tracing::error!(vg = name, uuid, "several volume groups have one name: none is used (vgrename UUID NEW-NAME)");
-                continue;
+                None if names.iter().filter(|other| *other == name).count() > 1 => {
+                    tracing::error!(
+                        vg = name,
+                        uuid,
+                        "several volume groups have one name: none is used (vgrename UUID NEW-NAME)"
+                    );
+                    false
+                }
+                None => true,
             }
-            ours.push(state.clone());
-        }
-        ours
+        };
+        all.into_iter().filter(wanted).collect()
     }
 
     /// All groups in use.
@@ -198,13 +207,20 @@ impl Groups {
     }
 }
 
+/// A group as a scan found it.
+struct Found {
+    state: GroupState,
+    /// The devices that the scan was limited to; none where it was not.
+    listed: Vec<PathBuf>,
+}
+
 /// The groups of a scan, its problems logged.
-fn told(discovery: Discovery) -> Vec<GroupState> {
+fn found(discovery: Discovery, listed: &[PathBuf]) -> Vec<Found> {
     for trouble in &discovery.problems {
         let (device, problem) = (trouble.device.display(), chain(&trouble.problem));
         tracing::warn!(%device, problem, "a block device is left out");
     }
-    discovery.groups
+    discovery.groups.into_iter().map(|state| Found { state, listed: listed.to_vec() }).collect()
 }
 
 fn listed_devices(state: &GroupState) -> Vec<ListedDevice> {

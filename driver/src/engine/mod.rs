@@ -74,7 +74,8 @@ impl Engine {
     /// A device class of this node and its volume group.
     async fn class_and_group(&self, name: &str) -> Result<(DeviceClass, Arc<Group>), CreateError> {
         let Some(class) = self.config.class(name) else {
-            let known: Vec<String> = self.config.device_classes.iter().map(|class| format!("{:?}", class.name)).collect();
+            let known: Vec<String> =
+                self.config.device_classes.iter().map(|class| format!("{:?}", class.name)).collect();
             let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
             return Err(CreateError::NoClass { node: self.node.to_string(), class: name.to_owned(), known });
         };

@@ -104,7 +104,12 @@ async fn pool(class: &DeviceClass, reading: &Reading) -> Pool {
         Ok(Some(fill)) => fill,
         Ok(None) => return Pool::Unusable(Unusable::Failed),
         Err(error) => {
-            tracing::warn!(vg = group.name, pool = lv.name, error = crate::telemetry::chain(&error), "cannot read the thin pool's fill");
+            tracing::warn!(
+                vg = group.name,
+                pool = lv.name,
+                error = crate::telemetry::chain(&error),
+                "cannot read the thin pool's fill"
+            );
             return Pool::Unusable(Unusable::Unmeasured);
         }
     };

@@ -1,17 +1,20 @@
 //! Starts the engine: finds the volume groups, repairs what an earlier life left behind, keeps the readings true.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio_stream::StreamExt as _;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::Config;
+use crate::config::{Config, DeviceClass};
 use crate::exec::{Exec, Tools};
 use crate::lvm::repair;
 use crate::lvm::runner::{Processes, Runner};
 use crate::lvm::system_dir::{SystemDir, SystemDirError};
-use crate::lvm::watch;
+use crate::lvm::watch::{Watch, WatchEvent, WatchOptions, WatchedGroup};
+use crate::telemetry::chain;
 use crate::volume::TopologyValue;
 
 use super::Engine;
@@ -96,22 +99,31 @@ impl Engine {
     async fn make_usable(&self, group: &super::Group) {
         let mut writer = group.writer().await;
         if let Err(error) = writer.ready(self.runner.as_ref()).await {
-            tracing::error!(vg = group.name(), error = crate::telemetry::chain(&error), "volume group is not usable yet");
+            tracing::error!(vg = group.name(), error = chain(&error), "volume group is not usable yet");
             return;
         }
         let reading = group.known();
         for class in self.config.device_classes.iter().filter(|class| class.volume_group == group.name()) {
             let metadata = &reading.state().group;
-            let Some(pool) = metadata.logical_volume(&class.thin_pool).filter(|lv| lv.thin_pool().is_some()) else { continue };
+            let Some(pool) = metadata.logical_volume(&class.thin_pool).filter(|lv| lv.thin_pool().is_some()) else {
+                continue;
+            };
             match super::usage::pool_status(metadata, pool).await {
                 Ok(Some(_)) => {}
                 Ok(None) => {
                     let command = crate::lvm::verbs::activate(group.name(), &pool.name);
                     if let Err(error) = writer.run(self.runner.as_ref(), command).await {
-                        tracing::error!(vg = group.name(), pool = pool.name, error = crate::telemetry::chain(&error), "cannot activate the thin pool");
+                        tracing::error!(
+                            vg = group.name(),
+                            pool = pool.name,
+                            error = chain(&error),
+                            "cannot activate the thin pool"
+                        );
                     }
                 }
-                Err(error) => tracing::error!(vg = group.name(), error = crate::telemetry::chain(&error), "cannot ask for the thin pool's state"),
+                Err(error) => {
+                    tracing::error!(vg = group.name(), error = chain(&error), "cannot ask for the thin pool's state")
+                }
             }
         }
     }
@@ -119,43 +131,72 @@ impl Engine {
     fn report_missing_groups(&self) {
         for class in &self.config.device_classes {
             if self.groups.by_name(&class.volume_group).is_none() {
-                tracing::warn!(class = class.name, vg = class.volume_group, "this node lacks the device class's volume group; it serves the others");
+                tracing::warn!(
+                    class = class.name,
+                    vg = class.volume_group,
+                    "this node lacks the device class's volume group; it serves the others"
+                );
             }
         }
         if let Err(error) = self.groups.none_gone() {
-            tracing::error!(error = crate::telemetry::chain(&error), "volumes are out of reach");
+            tracing::error!(error = chain(&error), "volumes are out of reach");
         }
     }
 
     /// Keeps the readings true while others change the volume groups: woken by writes to the disks and by LVM's locks,
     /// and slowly by a timer. Ends when `shutdown` is cancelled.
     pub async fn watch(self: Arc<Self>, shutdown: CancellationToken) {
+        let (watch, mut events) = Watch::start(WatchOptions::default());
         loop {
             let groups = self.groups.all();
-            let devices: Vec<PathBuf> = groups.iter().flat_map(|group| group.known().devices()).collect();
-            tokio::select! {
-                () = shutdown.cancelled() => return,
-                () = watch::changed(devices) => {}
+            let watched = groups
+                .iter()
+                .map(|group| WatchedGroup { name: group.name().to_owned(), devices: group.known().devices() });
+            watch.set(watched.collect());
+            loop {
+                let event = tokio::select! {
+                    () = shutdown.cancelled() => return,
+                    event = events.next() => event,
+                };
+                match event {
+                    None => return tracing::error!("the watch over the volume groups ended"),
+                    Some(WatchEvent::Blind { path, why }) => {
+                        tracing::warn!(path = %path.display(), why, "changes are noticed by a timer only");
+                    }
+                    Some(WatchEvent::Sees { path }) => tracing::info!(path = %path.display(), "watched again"),
+                    Some(WatchEvent::MayHaveChanged { groups, .. }) => {
+                        if self.look_again(&groups).await {
+                            break;
+                        }
+                    }
+                }
             }
-            self.look_again().await;
         }
     }
 
-    async fn look_again(&self) {
-        let mut rescan = self.config.device_classes.iter().any(|class| self.groups.by_name(&class.volume_group).is_none());
-        rescan |= self.groups.none_gone().is_err();
-        for group in self.groups.all() {
+    /// Reads groups again. True when all devices were looked at anew, so that other ones may have to be watched.
+    async fn look_again(&self, names: &BTreeSet<String>) -> bool {
+        let lacks = |class: &DeviceClass| self.groups.by_name(&class.volume_group).is_none();
+        let mut rescan = self.config.device_classes.iter().any(lacks) || self.groups.none_gone().is_err();
+        for group in self.groups.all().into_iter().filter(|group| names.contains(group.name())) {
             match group.read().await {
                 // A physical volume that we do not know was added, or one is missing that may be back.
                 Ok(reading) => rescan |= !reading.state().completeness.missing.is_empty(),
                 Err(error) => {
-                    tracing::warn!(error = crate::telemetry::chain(&error), "a volume group was not read");
+                    tracing::warn!(error = chain(&error), "a volume group was not read");
                     rescan = true;
                 }
             }
         }
-        if rescan && let Err(error) = self.groups.scan().await {
-            tracing::error!(error = crate::telemetry::chain(&error), "cannot look for volume groups");
+        if !rescan {
+            return false;
+        }
+        match self.groups.scan().await {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::error!(error = chain(&error), "cannot look for volume groups");
+                false
+            }
         }
     }
 }

@@ -39,7 +39,10 @@ impl fmt::Display for Leftover {
         match self {
             Self::Suspended { device } => write!(f, "device {device} is suspended"),
             Self::PoolBehind { pool, metadata, kernel } => {
-                write!(f, "thin pool {pool} is at transaction {metadata} in LVM's metadata and at {kernel} in the kernel")
+                write!(
+                    f,
+                    "thin pool {pool} is at transaction {metadata} in LVM's metadata and at {kernel} in the kernel"
+                )
             }
         }
     }

@@ -1,7 +1,9 @@
 //! Subcommands, one per file.
 
+mod bench;
 mod cluster;
 mod demo;
+mod suite;
 mod vm;
 
 use std::process::ExitCode;
@@ -33,6 +35,10 @@ enum Command {
     Node(cluster::NodeArguments),
     /// Stop the cluster that was left running.
     Stop,
+    /// Run a suite in a virtual machine: exit code 0 is a pass, 1 a failure, 2 no verdict.
+    Suite(suite::Arguments),
+    /// Run a benchmark in a virtual machine.
+    Bench(bench::Arguments),
     /// The first process of a virtual machine.
     #[command(hide = true)]
     VmInit,
@@ -50,20 +56,19 @@ impl TestBed {
         match self.command {
             Command::VmInit => guest::init::run().map(|()| ExitCode::SUCCESS),
             Command::VmAgent => guest::agent::run().map(|()| ExitCode::SUCCESS),
-            Command::Demo(arguments) => {
-                process::end_on_signals()?;
-                demo::run(&arguments)
-            }
-            Command::Cluster => {
-                process::end_on_signals()?;
-                cluster::run()
-            }
+            Command::Demo(arguments) => host(|| demo::run(&arguments)),
+            Command::Cluster => host(cluster::run),
             Command::Node(arguments) => cluster::node(arguments),
             Command::Stop => cluster::stop(),
-            Command::Vm(arguments) => {
-                process::end_on_signals()?;
-                vm::run(arguments)
-            }
+            Command::Vm(arguments) => host(|| vm::run(arguments)),
+            Command::Suite(arguments) => host(|| suite::run(arguments)),
+            Command::Bench(arguments) => host(|| bench::run(arguments)),
         }
     }
+}
+
+/// Runs a command of the host side: a signal ends everything that it started.
+fn host(run: impl FnOnce() -> Result<ExitCode>) -> Result<ExitCode> {
+    process::end_on_signals()?;
+    run()
 }

@@ -18,7 +18,7 @@ const FIRST_MODULES: [&str; 8] =
     ["virtio_pci", "virtio_blk", "virtio_net", "virtio_console", "virtio_rng", "9pnet_virtio", "9p", "overlay"];
 
 /// Where the order is found by [`super::guest`].
-pub(super) const ORDER: &str = "/run/quarry/boot.json";
+pub(crate) const ORDER: &str = "/run/quarry/boot.json";
 
 /// Writes the initramfs for one boot into `dir`.
 pub(super) fn build(kernel: &Kernel, order: &BootOrder, dir: &Path) -> Result<PathBuf> {

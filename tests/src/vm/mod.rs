@@ -8,7 +8,7 @@ mod agent;
 mod console;
 mod cpio;
 pub mod guest;
-mod initramfs;
+pub(crate) mod initramfs;
 mod kernel;
 mod qemu;
 mod spec;

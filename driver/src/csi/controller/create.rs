@@ -54,12 +54,17 @@ impl From<CreateVolumeError> for Status {
                 Code::ResourceExhausted
             }
             // csi-provisioner keeps asking this node: the volume may exist, or come to exist.
-            E::Busy(_) | E::Engine(CreateError::OutcomeUnknown { .. } | CreateError::Unprepared { .. }) => Code::Aborted,
+            E::Busy(_) | E::Engine(CreateError::OutcomeUnknown { .. } | CreateError::Unprepared { .. }) => {
+                Code::Aborted
+            }
             E::Engine(CreateError::Unreadable(_)) => Code::Unavailable,
             E::Engine(CreateError::Different { .. } | CreateError::Foreign { .. }) => Code::AlreadyExists,
-            E::Engine(CreateError::Tags { .. } | CreateError::Lvm { .. } | CreateError::Flush(_) | CreateError::Vanished { .. }) => {
-                Code::Internal
-            }
+            E::Engine(
+                CreateError::Tags { .. }
+                | CreateError::Lvm { .. }
+                | CreateError::Flush(_)
+                | CreateError::Vanished { .. },
+            ) => Code::Internal,
         };
         status::from(code, &error)
     }
@@ -146,17 +151,54 @@ mod tests {
             (|r| r.name.clear(), Code::InvalidArgument, "name is empty"),
             (|r| r.name = "n".repeat(129), Code::InvalidArgument, "name has 129 bytes"),
             (|r| r.volume_capabilities.clear(), Code::InvalidArgument, "volume_capabilities is empty"),
-            (|r| r.capacity_range = Some(proto::CapacityRange { required_bytes: -1, limit_bytes: 0 }), Code::InvalidArgument, "required_bytes is -1"),
-            (|r| r.capacity_range = Some(proto::CapacityRange { required_bytes: 2, limit_bytes: 1 }), Code::OutOfRange, "limit_bytes"),
-            (|r| { r.parameters.insert("clas".into(), "x".into()); }, Code::InvalidArgument, "parameter \"clas\" is unknown"),
-            (|r| { r.mutable_parameters.insert("ioWeight".into(), "1".into()); }, Code::InvalidArgument, "mutable parameter \"ioWeight\""),
-            (|r| { r.parameters.insert("csi.storage.k8s.io/fstype".into(), "zfs".into()); }, Code::InvalidArgument, "zfs"),
-            (|r| { r.volume_capabilities[0].access_mode = Some(AccessMode { mode: 5 }); }, Code::InvalidArgument, "MULTI_NODE_MULTI_WRITER"),
-            (|r| r.volume_content_source = Some(proto::VolumeContentSource::default()), Code::InvalidArgument, "volume_content_source"),
+            (
+                |r| r.capacity_range = Some(proto::CapacityRange { required_bytes: -1, limit_bytes: 0 }),
+                Code::InvalidArgument,
+                "required_bytes is -1",
+            ),
+            (
+                |r| r.capacity_range = Some(proto::CapacityRange { required_bytes: 2, limit_bytes: 1 }),
+                Code::OutOfRange,
+                "limit_bytes",
+            ),
+            (
+                |r| {
+                    r.parameters.insert("clas".into(), "x".into());
+                },
+                Code::InvalidArgument,
+                "parameter \"clas\" is unknown",
+            ),
+            (
+                |r| {
+                    r.mutable_parameters.insert("ioWeight".into(), "1".into());
+                },
+                Code::InvalidArgument,
+                "mutable parameter \"ioWeight\"",
+            ),
+            (
+                |r| {
+                    r.parameters.insert("csi.storage.k8s.io/fstype".into(), "zfs".into());
+                },
+                Code::InvalidArgument,
+                "zfs",
+            ),
+            (
+                |r| {
+                    r.volume_capabilities[0].access_mode = Some(AccessMode { mode: 5 });
+                },
+                Code::InvalidArgument,
+                "MULTI_NODE_MULTI_WRITER",
+            ),
+            (
+                |r| r.volume_content_source = Some(proto::VolumeContentSource::default()),
+                Code::InvalidArgument,
+                "volume_content_source",
+            ),
             (
                 |r| {
                     let other = topology::of(&TopologyValue::for_node("node-2"));
-                    r.accessibility_requirements = Some(proto::TopologyRequirement { requisite: vec![other], preferred: vec![] });
+                    r.accessibility_requirements =
+                        Some(proto::TopologyRequirement { requisite: vec![other], preferred: vec![] });
                 },
                 Code::ResourceExhausted,
                 "node-1",

@@ -31,9 +31,9 @@ impl From<DeleteVolumeError> for Status {
                 Code::FailedPrecondition
             }
             E::Engine(DeleteError::Unreadable(_)) => Code::Unavailable,
-            E::Engine(DeleteError::Lvm { .. } | DeleteError::Flush(_) | DeleteError::StillThere { .. } | DeleteError::Use(_)) => {
-                Code::Internal
-            }
+            E::Engine(
+                DeleteError::Lvm { .. } | DeleteError::Flush(_) | DeleteError::StillThere { .. } | DeleteError::Use(_),
+            ) => Code::Internal,
         };
         status::from(code, &error)
     }
@@ -49,7 +49,10 @@ pub fn validate(request: &proto::DeleteVolumeRequest) -> Result<Option<VolumeHan
     }
     let handle = VolumeHandle::parse(&request.volume_id);
     if handle.is_none() {
-        tracing::warn!(volume_id = request.volume_id, "asked to delete a volume whose id is not one of ours: nothing to do");
+        tracing::warn!(
+            volume_id = request.volume_id,
+            "asked to delete a volume whose id is not one of ours: nothing to do"
+        );
     }
     Ok(handle)
 }

@@ -118,7 +118,8 @@ pub async fn get(
     if request.volume_id.is_empty() {
         return Err(GetVolumeError::NoId);
     }
-    let handle = VolumeHandle::parse(&request.volume_id).ok_or_else(|| GetVolumeError::ForeignId(request.volume_id.clone()))?;
+    let handle =
+        VolumeHandle::parse(&request.volume_id).ok_or_else(|| GetVolumeError::ForeignId(request.volume_id.clone()))?;
     let volume = engine.find(&handle).await?;
     Ok(proto::ControllerGetVolumeResponse {
         volume: Some(describe(&volume)),

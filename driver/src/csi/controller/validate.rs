@@ -68,7 +68,8 @@ pub async fn validate(
     if request.volume_capabilities.is_empty() {
         return Err(ValidateError::NoCapabilities);
     }
-    let handle = VolumeHandle::parse(&request.volume_id).ok_or_else(|| ValidateError::ForeignId(request.volume_id.clone()))?;
+    let handle =
+        VolumeHandle::parse(&request.volume_id).ok_or_else(|| ValidateError::ForeignId(request.volume_id.clone()))?;
     let volume = engine.find(&handle).await?;
     Ok(match compare(&volume, &request) {
         Ok(()) => proto::ValidateVolumeCapabilitiesResponse {
@@ -80,7 +81,9 @@ pub async fn validate(
             }),
             message: String::new(),
         },
-        Err(unfit) => proto::ValidateVolumeCapabilitiesResponse { confirmed: None, message: crate::telemetry::chain(&unfit) },
+        Err(unfit) => {
+            proto::ValidateVolumeCapabilitiesResponse { confirmed: None, message: crate::telemetry::chain(&unfit) }
+        }
     })
 }
 
@@ -101,7 +104,10 @@ fn compare(volume: &crate::engine::Volume, request: &proto::ValidateVolumeCapabi
             return Err(Unfit::Class { has: volume.tags.class.clone(), asked: asked.device_class });
         }
         if asked.provisioning != volume.provisioning {
-            return Err(Unfit::Provisioning { has: volume.provisioning.to_string(), asked: asked.provisioning.to_string() });
+            return Err(Unfit::Provisioning {
+                has: volume.provisioning.to_string(),
+                asked: asked.provisioning.to_string(),
+            });
         }
         check_mkfs(volume, &asked.mkfs_options)?;
     }

@@ -1,0 +1,166 @@
+//! Work that outlives the request it came from.
+//!
+//! A caller that gives up, or is answered before the work is done, must not stop it: an interrupted lvcreate, mkfs or
+//! mount leaves things half done. So every operation runs in a task of its own, which holds the volume's lock to its
+//! end; the request only waits for it, up to a limit.
+//!
+//! **Invariant.** An operation that was begun is carried to its end, whatever becomes of the request.
+
+use std::future::Future;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+use tonic::Status;
+
+/// Runs operations in tasks of their own.
+#[derive(Debug, Clone, Default)]
+pub struct Detached {
+    tasks: TaskTracker,
+}
+
+impl Detached {
+    /// Runs `work` and waits for it up to `limit`; then the answer is ABORTED and the work goes on.
+    ///
+    /// The lock of the volume belongs into `work`, taken before: while the work goes on, a retry of the request must
+    /// find it taken.
+    ///
+    /// # Errors
+    /// The work's own error; ABORTED at the limit, naming operation, volume and age; INTERNAL if the work panicked.
+    pub async fn run<T, E>(
+        &self,
+        operation: &'static str,
+        volume: &str,
+        limit: Duration,
+        work: impl Future<Output = Result<T, E>> + Send + 'static,
+    ) -> Result<T, Status>
+    where
+        T: Send + 'static,
+        E: Into<Status> + Send + 'static,
+    {
+        let start = Instant::now();
+        // The first answer goes to the request; one that comes too late for it is told to the log.
+        let (answer, mut answered) = tokio::sync::oneshot::channel();
+        let name = volume.to_owned();
+        let task = self.tasks.spawn(async move {
+            let outcome = work.await.map_err(Into::into);
+            if let Err(late) = answer.send(outcome) {
+                report_late(operation, &name, start, late.err().as_ref());
+            }
+        });
+        let Ok(outcome) = tokio::time::timeout(limit, &mut answered).await else {
+            // The answer may have come in this very moment.
+            return answered.try_recv().unwrap_or_else(|_| {
+                let age = start.elapsed().as_secs_f64();
+                Err(Status::aborted(format!("{operation} of volume {volume} still runs after {age:.1} s; ask again")))
+            });
+        };
+        match outcome {
+            Ok(outcome) => outcome,
+            Err(_) => Err(Status::internal(format!("{operation} of volume {volume} {}", why(task.await)))),
+        }
+    }
+
+    /// Waits until no operation runs any more; none may be begun after this was called.
+    pub async fn finish(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    /// How many operations run.
+    #[must_use]
+    pub fn running(&self) -> usize {
+        self.tasks.len()
+    }
+}
+
+fn report_late(operation: &'static str, volume: &str, start: Instant, error: Option<&Status>) {
+    let seconds = start.elapsed().as_secs();
+    match error {
+        None => tracing::info!(operation, volume, seconds, "done, after its request had been answered"),
+        Some(status) => {
+            let (code, message) = (status.code(), status.message());
+            tracing::error!(operation, volume, seconds, ?code, message, "failed, after its request had been answered");
+        }
+    }
+}
+
+/// Why a task ended without an outcome.
+fn why(ended: Result<(), tokio::task::JoinError>) -> String {
+    match ended {
+        Err(error) if error.is_panic() => {
+            let panic = error.into_panic();
+            let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+            let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+            format!("panicked: {}", text.as_deref().unwrap_or("no message"))
+        }
+        _ => "was cut off by the end of the driver".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use tonic::Code;
+
+    const LIMIT: Duration = Duration::from_secs(10);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_operation_is_answered_at_the_limit_and_goes_on() {
+        let (detached, done) = (Detached::default(), Arc::new(AtomicBool::new(false)));
+        let end = Arc::clone(&done);
+        let work = async move {
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            end.store(true, Ordering::SeqCst);
+            Ok::<_, Status>(())
+        };
+        let status = detached.run("staging", "n/pvc-1", LIMIT, work).await.unwrap_err();
+        assert_eq!(status.code(), Code::Aborted);
+        assert_eq!(status.message(), "staging of volume n/pvc-1 still runs after 10.0 s; ask again");
+        assert_eq!((detached.running(), done.load(Ordering::SeqCst)), (1, false));
+        detached.finish().await;
+        assert!(done.load(Ordering::SeqCst));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_caller_that_goes_away_stops_nothing() {
+        let (detached, done) = (Detached::default(), Arc::new(AtomicBool::new(false)));
+        let end = Arc::clone(&done);
+        let work = async move {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            end.store(true, Ordering::SeqCst);
+            Ok::<_, Status>(())
+        };
+        let caller = tokio::time::timeout(Duration::from_secs(1), detached.run("staging", "v", LIMIT, work)).await;
+        assert!(caller.is_err(), "the caller should have given up");
+        detached.finish().await;
+        assert!(done.load(Ordering::SeqCst));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn outcome_and_error_pass_through() {
+        let detached = Detached::default();
+        assert_eq!(detached.run("x", "v", LIMIT, async { Ok::<_, Status>(7) }).await.unwrap(), 7);
+        let refused = detached.run("x", "v", LIMIT, async { Err::<(), _>(Status::not_found("gone")) }).await;
+        assert_eq!(refused.unwrap_err().code(), Code::NotFound);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_panic_is_internal_and_frees_what_the_work_held() {
+        let (detached, lock) = (Detached::default(), Arc::new(()));
+        let guard = Arc::clone(&lock);
+        let work = async move {
+            let _guard = guard;
+            if true {
+                panic!("a bug");
+            }
+            Ok::<_, Status>(())
+        };
+        let status = detached.run("staging", "v", LIMIT, work).await.unwrap_err();
+        assert_eq!((status.code(), status.message()), (Code::Internal, "staging of volume v panicked: a bug"));
+        assert_eq!(Arc::strong_count(&lock), 1);
+        assert_eq!(detached.run("staging", "v", LIMIT, async { Ok::<_, Status>(1) }).await.unwrap(), 1);
+    }
+}

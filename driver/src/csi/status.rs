@@ -1,0 +1,77 @@
+//! From an error to what the caller reads.
+//!
+//! **Invariant.** The message of a status is the whole chain of reasons, each once, so that the event on a claim or a
+//! pod says all there is to know.
+
+use std::error::Error;
+
+use tonic::{Code, Response, Status};
+
+use crate::engine::FindError;
+use crate::telemetry::chain;
+
+/// A status whose message is the error and all its sources, joined by `: `.
+#[must_use]
+pub fn from(code: Code, error: &(dyn Error + 'static)) -> Status {
+    Status::new(code, chain(error))
+}
+
+/// What a caller does about a volume that was not found: the same for every RPC.
+#[must_use]
+pub fn of_find(error: &FindError) -> Code {
+    match error {
+        FindError::Absent(_) => Code::NotFound,
+        FindError::OtherNode { .. } | FindError::Foreign { .. } => Code::FailedPrecondition,
+        FindError::Tags { .. } => Code::Internal,
+        FindError::Unreadable(_) => Code::Unavailable,
+    }
+}
+
+/// Logs how a request ended, once, and makes its answer of it.
+///
+/// # Errors
+/// The status of a request that failed.
+pub fn answer<T>(rpc: &'static str, volume: &str, result: Result<T, impl Into<Status>>) -> Result<Response<T>, Status> {
+    match result {
+        Ok(message) => {
+            tracing::debug!(rpc, volume, "ok");
+            Ok(Response::new(message))
+        }
+        Err(error) => {
+            let status = error.into();
+            let (code, message) = (status.code(), status.message());
+            match code {
+                // The caller's doing, or its to retry; what is wrong with the node is an error.
+                Code::Internal | Code::Unknown | Code::DataLoss | Code::Unavailable => {
+                    tracing::error!(rpc, volume, ?code, message, "failed");
+                }
+                _ => tracing::warn!(rpc, volume, ?code, message, "refused"),
+            }
+            Err(status)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("cannot stage {0}")]
+    struct Outer(&'static str, #[source] Inner);
+
+    #[derive(Debug, thiserror::Error)]
+    enum Inner {
+        #[error(transparent)]
+        Through(std::io::Error),
+    }
+
+    #[test]
+    fn the_message_is_the_whole_chain_each_reason_once() {
+        let error = Outer("pvc-1", Inner::Through(std::io::Error::other("disk gone")));
+        let status = from(Code::Internal, &error);
+        assert_eq!((status.code(), status.message()), (Code::Internal, "cannot stage pvc-1: disk gone"));
+        let answered = answer::<()>("NodeStageVolume", "n/pvc-1", Err(status)).unwrap_err();
+        assert_eq!(answered.message(), "cannot stage pvc-1: disk gone");
+    }
+}

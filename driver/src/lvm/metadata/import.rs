@@ -1,0 +1,440 @@
+//! Turns a parsed metadata text into a [`VolumeGroup`].
+//!
+//! Invariant: a missing or ill-typed key that matters is an error naming its place and line; unknown keys are
+//! passed over. The keys are those of LVM's `lib/format_text/import_vsn1.c`.
+
+use std::collections::{BTreeMap, HashMap};
+use std::str::FromStr;
+
+use super::header::SECTOR;
+use super::model::{
+    Area, LogicalVolume, PhysicalVolume, PoolMessage, Segment, SegmentKind, Thin, ThinPool, VolumeGroup,
+};
+use super::text::{self, Entry, Node, Section, TextError, Value};
+use super::{LvmUuid, UuidError};
+
+/// A text that is valid in form but does not describe a volume group.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ModelError {
+    /// It is not LVM's configuration text.
+    #[error("the metadata text is malformed")]
+    Text(#[from] TextError),
+    /// A key that LVM always writes is not there.
+    #[error("line {line}: {place} has no {key}")]
+    Missing {
+        /// Line of the section, from 1.
+        line: u32,
+        /// The section's path.
+        place: String,
+        /// The key.
+        key: &'static str,
+    },
+    /// A key holds something else than LVM writes there.
+    #[error("line {line}: {place}/{key} is {found}, expected {expected}")]
+    Wrong {
+        /// Line of the key, from 1.
+        line: u32,
+        /// The section's path.
+        place: String,
+        /// The key.
+        key: String,
+        /// What it holds.
+        found: String,
+        /// What belongs there.
+        expected: &'static str,
+    },
+    /// An identifier is none.
+    #[error("line {line}: {place}/id is wrong")]
+    Uuid {
+        /// Line of the key, from 1.
+        line: u32,
+        /// The section's path.
+        place: String,
+        /// What it holds.
+        source: UuidError,
+    },
+    /// The parts do not fit together.
+    #[error("line {line}: {place}: {what}")]
+    Inconsistent {
+        /// Line of the section, from 1.
+        line: u32,
+        /// The section's path.
+        place: String,
+        /// What does not fit.
+        what: String,
+    },
+}
+
+impl VolumeGroup {
+    /// Reads a metadata text, as it is on disk or in a `vgcfgbackup` file.
+    ///
+    /// # Errors
+    /// [`ModelError`] with the line at which the text is not what LVM writes.
+    pub fn from_text(text: &[u8]) -> Result<Self, ModelError> {
+        let document = text::parse(text)?;
+        let root = Place { path: "the text".to_owned(), line: 1, section: &document };
+        let contents = root.string("contents")?;
+        if contents != "Text Format Volume Group" {
+            return Err(root.wrong("contents", format!("{contents:?}"), "\"Text Format Volume Group\""));
+        }
+        let version = root.natural("version")?;
+        if version != 1 {
+            return Err(root.wrong("version", version.to_string(), "1"));
+        }
+        let mut groups = document.sections();
+        let (entry, section) = groups.next().ok_or_else(|| root.inconsistent("it holds no volume group"))?;
+        if let Some((second, _)) = groups.next() {
+            return Err(root.inconsistent(format!("it holds two volume groups, {:?} and {:?}", entry.key, second.key)));
+        }
+        let place = Place { path: entry.key.to_string(), line: entry.line, section };
+        import_group(&place, text.len() as u64 + 1)
+    }
+}
+
+/// A section with its path and line, for messages.
+struct Place<'a> {
+    path: String,
+    line: u32,
+    section: &'a Section<'a>,
+}
+
+fn import_group(place: &Place<'_>, text_size: u64) -> Result<VolumeGroup, ModelError> {
+    let extent_size = place.sectors("extent_size")?;
+    if extent_size == 0 {
+        return Err(place.wrong("extent_size", "0".to_owned(), "a positive number of sectors"));
+    }
+    let mut status = place.flags()?;
+    let mut physical_volumes = Vec::new();
+    let mut indices = HashMap::new();
+    for pv in place.subsections("physical_volumes") {
+        let volume = import_physical(&pv)?;
+        if indices.insert(volume.key.clone(), physical_volumes.len()).is_some() {
+            return Err(pv.inconsistent("there are two physical volumes of this name"));
+        }
+        physical_volumes.push(volume);
+    }
+    let mut taken = vec![Vec::new(); physical_volumes.len()];
+    let mut logical_volumes = BTreeMap::new();
+    for lv in place.subsections("logical_volumes") {
+        let volume = import_logical(&lv, &indices)?;
+        for segment in &volume.segments {
+            for area in &segment.areas {
+                if let Area::Physical { volume, start_extent, extent_count } = *area {
+                    taken[volume].push((start_extent, start_extent.saturating_add(extent_count)));
+                }
+            }
+        }
+        if logical_volumes.insert(volume.name.clone(), volume).is_some() {
+            return Err(lv.inconsistent("there are two logical volumes of this name"));
+        }
+    }
+    for (volume, ranges) in physical_volumes.iter_mut().zip(taken) {
+        volume.extents_used = covered(ranges, volume.extent_count);
+    }
+    let clustered = take(&mut status, "CLUSTERED").then(|| "clvm".to_owned());
+    Ok(VolumeGroup {
+        name: place.path.clone(),
+        uuid: place.uuid()?,
+        seqno: place.natural("seqno")?,
+        extent_size,
+        resizeable: take(&mut status, "RESIZEABLE"),
+        readable: take(&mut status, "READ"),
+        // LVM writes WRITE_LOCKED instead where readers that know no lock manager must not write.
+        writeable: take(&mut status, "WRITE") | take(&mut status, "WRITE_LOCKED"),
+        exported: take(&mut status, "EXPORTED"),
+        system_id: place.optional_string("system_id")?.filter(|id| !id.is_empty()),
+        lock_type: place.optional_string("lock_type")?.filter(|kind| !kind.is_empty() && kind != "none").or(clustered),
+        other_flags: status,
+        tags: place.strings("tags")?,
+        max_logical_volumes: place.optional_natural("max_lv")?.unwrap_or(0),
+        physical_volumes,
+        logical_volumes,
+        text_size,
+    })
+}
+
+fn import_physical(place: &Place<'_>) -> Result<PhysicalVolume, ModelError> {
+    let mut flags = place.flags()?;
+    Ok(PhysicalVolume {
+        key: place.name().to_owned(),
+        uuid: place.uuid()?,
+        device_hint: place.optional_string("device")?.unwrap_or_default(),
+        allocatable: take(&mut flags, "ALLOCATABLE"),
+        missing: take(&mut flags, "MISSING"),
+        other_flags: flags,
+        tags: place.strings("tags")?,
+        device_size: place.optional_natural("dev_size")?.unwrap_or(0).saturating_mul(SECTOR as u64),
+        extents_start: place.sectors("pe_start")?,
+        extent_count: place.natural("pe_count")?,
+        extents_used: 0,
+    })
+}
+
+fn import_logical(place: &Place<'_>, volumes: &HashMap<String, usize>) -> Result<LogicalVolume, ModelError> {
+    let mut flags = place.flags()?;
+    let mut segments = Vec::new();
+    for (entry, section) in place.section.sections() {
+        segments.push(import_segment(&place.inner(entry, section), volumes)?);
+    }
+    let count = place.natural("segment_count")?;
+    if count != segments.len() as u64 {
+        return Err(place.inconsistent(format!("segment_count is {count}, but there are {}", segments.len())));
+    }
+    segments.sort_by_key(|segment: &Segment| segment.start_extent);
+    let mut next = 0_u64;
+    for segment in &segments {
+        if segment.start_extent != next {
+            return Err(place.inconsistent(format!(
+                "a segment starts at extent {} where {next} is expected",
+                segment.start_extent
+            )));
+        }
+        next = next.saturating_add(segment.extent_count);
+    }
+    Ok(LogicalVolume {
+        name: place.name().to_owned(),
+        uuid: place.uuid()?,
+        readable: take(&mut flags, "READ"),
+        writeable: take(&mut flags, "WRITE"),
+        visible_flag: take(&mut flags, "VISIBLE"),
+        activation_skip: take(&mut flags, "ACTIVATION_SKIP"),
+        error_when_full: take(&mut flags, "ERROR_WHEN_FULL"),
+        other_flags: flags,
+        tags: place.strings("tags")?,
+        creation_time: place.optional_natural("creation_time")?,
+        segments,
+    })
+}
+
+fn import_segment(place: &Place<'_>, volumes: &HashMap<String, usize>) -> Result<Segment, ModelError> {
+    let start_extent = place.natural("start_extent")?;
+    let extent_count = place.natural("extent_count")?;
+    let written = place.string("type")?;
+    // Flags that older LVM must not ignore follow the type: "cache-pool+METADATA_FORMAT".
+    let (name, _) = written.split_once('+').unwrap_or((&written, ""));
+    let is_striped = name == "striped" || name == "linear";
+    let stripes = place.optional_natural("stripe_count")?.unwrap_or(1).max(1);
+    if is_striped && extent_count % stripes != 0 {
+        return Err(place.inconsistent(format!("{extent_count} extents cannot be spread over {stripes} stripes")));
+    }
+    // Only stripes divide the segment; whatever else names a physical volume is taken to use it in full.
+    let length = if is_striped { extent_count / stripes } else { extent_count };
+    let areas = import_areas(place, volumes, length)?;
+    let kind = match name {
+        "striped" | "linear" if areas.len() as u64 != stripes => {
+            return Err(place.inconsistent(format!("stripe_count is {stripes}, but there are {}", areas.len())));
+        }
+        "striped" | "linear" if stripes == 1 => SegmentKind::Linear,
+        "striped" | "linear" => SegmentKind::Striped { stripe_size: place.sectors("stripe_size")? },
+        "thin-pool" => SegmentKind::ThinPool(import_pool(place)?),
+        "thin" => SegmentKind::Thin(Thin {
+            pool: place.string("thin_pool")?,
+            device_id: place.natural("device_id")?,
+            transaction_id: place.natural("transaction_id")?,
+            origin: place.optional_string("origin")?,
+            external_origin: place.optional_string("external_origin")?,
+            merge: place.optional_string("merge")?,
+        }),
+        "snapshot" => SegmentKind::Snapshot {
+            origin: place.optional_string("origin")?,
+            store: match place.optional_string("cow_store")? {
+                Some(store) => Some(store),
+                None => place.optional_string("merging_store")?,
+            },
+        },
+        other => SegmentKind::Other(other.to_owned()),
+    };
+    Ok(Segment { start_extent, extent_count, kind, areas })
+}
+
+fn import_pool(place: &Place<'_>) -> Result<ThinPool, ModelError> {
+    let mut messages = Vec::new();
+    for (entry, section) in place.section.sections() {
+        let message = place.inner(entry, section);
+        let known = if let Some(name) = message.optional_string("create")? {
+            PoolMessage::Create(name)
+        } else if let Some(device) = message.optional_natural("delete")? {
+            PoolMessage::Delete(device)
+        } else {
+            let keys: Vec<&str> = section.entries.iter().map(|entry| entry.key.as_ref()).collect();
+            PoolMessage::Other(keys.join(" "))
+        };
+        messages.push(known);
+    }
+    Ok(ThinPool {
+        data: place.string("pool")?,
+        metadata: place.string("metadata")?,
+        chunk_size: place.sectors("chunk_size")?,
+        transaction_id: place.natural("transaction_id")?,
+        // LVM's default when the key is not there is not to zero.
+        zero_new_blocks: place.optional_natural("zero_new_blocks")?.unwrap_or(0) != 0,
+        discards: place.optional_string("discards")?.unwrap_or_else(|| "passdown".to_owned()),
+        messages,
+    })
+}
+
+/// Every list of the segment in which names of volumes alternate with extents, whatever its key.
+fn import_areas(place: &Place<'_>, volumes: &HashMap<String, usize>, length: u64) -> Result<Vec<Area>, ModelError> {
+    let mut areas = Vec::new();
+    for entry in &place.section.entries {
+        let Node::Value(Value::List(list)) = &entry.node else {
+            continue;
+        };
+        for pair in list.chunks(2) {
+            let [Value::Text(name), Value::Integer(start)] = pair else {
+                continue;
+            };
+            let start_extent =
+                u64::try_from(*start).map_err(|_| place.wrong(&entry.key, start.to_string(), "extents from 0"))?;
+            areas.push(match volumes.get(name.as_ref()) {
+                Some(&volume) => Area::Physical { volume, start_extent, extent_count: length },
+                None => Area::Logical { name: name.to_string(), start_extent },
+            });
+        }
+    }
+    Ok(areas)
+}
+
+/// How many of `count` extents the ranges cover together.
+fn covered(mut ranges: Vec<(u64, u64)>, count: u64) -> u64 {
+    ranges.sort_unstable();
+    let mut used = 0;
+    let mut behind = 0;
+    for (start, end) in ranges {
+        let start = start.max(behind);
+        let end = end.min(count);
+        if end > start {
+            used += end - start;
+            behind = end;
+        }
+    }
+    used
+}
+
+/// Takes a word out of the list and says whether it was there.
+fn take(words: &mut Vec<String>, word: &str) -> bool {
+    let before = words.len();
+    words.retain(|other| other != word);
+    words.len() < before
+}
+
+impl<'a> Place<'a> {
+    /// The last part of the path.
+    fn name(&self) -> &str {
+        self.path.rsplit('/').next().unwrap_or(&self.path)
+    }
+
+    fn inner(&self, entry: &Entry<'_>, section: &'a Section<'a>) -> Place<'a> {
+        Place { path: format!("{}/{}", self.path, entry.key), line: entry.line, section }
+    }
+
+    /// The sections in a section, which need not be there.
+    fn subsections(&self, key: &str) -> impl Iterator<Item = Place<'a>> {
+        let found = self.section.entries.iter().find_map(|entry| match &entry.node {
+            Node::Section(section) if entry.key == key => Some(self.inner(entry, section)),
+            _ => None,
+        });
+        found.into_iter().flat_map(|place| {
+            let section = place.section;
+            section.sections().map(move |(entry, inner)| place.inner(entry, inner))
+        })
+    }
+
+    fn inconsistent(&self, what: impl Into<String>) -> ModelError {
+        ModelError::Inconsistent { line: self.line, place: self.path.clone(), what: what.into() }
+    }
+
+    fn wrong(&self, key: &str, found: String, expected: &'static str) -> ModelError {
+        ModelError::Wrong {
+            line: self.section.get(key).map_or(self.line, |entry| entry.line),
+            place: self.path.clone(),
+            key: key.to_owned(),
+            found,
+            expected,
+        }
+    }
+
+    fn value(&self, key: &str, expected: &'static str) -> Result<Option<&'a Value<'a>>, ModelError> {
+        match self.section.get(key).map(|entry| &entry.node) {
+            None => Ok(None),
+            Some(Node::Value(value)) => Ok(Some(value)),
+            Some(Node::Section(_)) => Err(self.wrong(key, "a section".to_owned(), expected)),
+        }
+    }
+
+    fn required<T>(&self, key: &'static str, value: Option<T>) -> Result<T, ModelError> {
+        value.ok_or_else(|| ModelError::Missing { line: self.line, place: self.path.clone(), key })
+    }
+
+    fn optional_string(&self, key: &str) -> Result<Option<String>, ModelError> {
+        const EXPECTED: &str = "a string";
+        match self.value(key, EXPECTED)? {
+            None => Ok(None),
+            Some(Value::Text(text)) => Ok(Some(text.to_string())),
+            Some(other) => Err(self.wrong(key, other.to_string(), EXPECTED)),
+        }
+    }
+
+    fn string(&self, key: &'static str) -> Result<String, ModelError> {
+        let value = self.optional_string(key)?;
+        self.required(key, value)
+    }
+
+    fn optional_natural(&self, key: &str) -> Result<Option<u64>, ModelError> {
+        const EXPECTED: &str = "a whole number from 0";
+        match self.value(key, EXPECTED)? {
+            None => Ok(None),
+            Some(Value::Integer(number)) => {
+                u64::try_from(*number).map(Some).map_err(|_| self.wrong(key, number.to_string(), EXPECTED))
+            }
+            Some(other) => Err(self.wrong(key, other.to_string(), EXPECTED)),
+        }
+    }
+
+    fn natural(&self, key: &'static str) -> Result<u64, ModelError> {
+        let value = self.optional_natural(key)?;
+        self.required(key, value)
+    }
+
+    /// A number of sectors, in bytes.
+    fn sectors(&self, key: &'static str) -> Result<u64, ModelError> {
+        let sectors = self.natural(key)?;
+        sectors
+            .checked_mul(SECTOR as u64)
+            .ok_or_else(|| self.wrong(key, sectors.to_string(), "a size in sectors below 2^55"))
+    }
+
+    /// A list of strings; not there means empty.
+    fn strings(&self, key: &str) -> Result<Vec<String>, ModelError> {
+        const EXPECTED: &str = "a list of strings";
+        let list = match self.value(key, EXPECTED)? {
+            None => return Ok(Vec::new()),
+            Some(Value::List(list)) => list.as_slice(),
+            // LVM reads a lone string as a list of one.
+            Some(single) => std::slice::from_ref(single),
+        };
+        list.iter()
+            .map(|value| match value {
+                Value::Text(text) => Ok(text.to_string()),
+                other => Err(self.wrong(key, other.to_string(), EXPECTED)),
+            })
+            .collect()
+    }
+
+    /// Status words, which LVM always writes, and the later flags.
+    fn flags(&self) -> Result<Vec<String>, ModelError> {
+        self.required("status", self.section.get("status"))?;
+        let mut words = self.strings("status")?;
+        words.extend(self.strings("flags")?);
+        Ok(words)
+    }
+
+    fn uuid(&self) -> Result<LvmUuid, ModelError> {
+        let written = self.string("id")?;
+        LvmUuid::from_str(&written).map_err(|source| ModelError::Uuid {
+            line: self.section.get("id").map_or(self.line, |entry| entry.line),
+            place: self.path.clone(),
+            source,
+        })
+    }
+}

@@ -1,0 +1,34 @@
+//! `testbed bench`: measures in a machine.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, Subcommand};
+use quarry_tests::suite;
+
+/// What `testbed bench` takes.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    #[command(subcommand)]
+    bench: Bench,
+}
+
+#[derive(Debug, Subcommand)]
+enum Bench {
+    /// Latency and LVM processes of creating and deleting volumes.
+    Create {
+        /// Measure the driver as it is shipped, not a debug build.
+        #[arg(long)]
+        release: bool,
+        /// Options of the benchmark itself.
+        #[arg(last = true)]
+        arguments: Vec<String>,
+    },
+}
+
+/// Runs it.
+pub fn run(arguments: Arguments) -> Result<ExitCode> {
+    match arguments.bench {
+        Bench::Create { release, arguments } => Ok(suite::bench::create(release, &arguments)?.exit_code()),
+    }
+}

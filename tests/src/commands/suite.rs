@@ -1,0 +1,74 @@
+//! `testbed suite`: runs a suite in a machine.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, Subcommand};
+use quarry_tests::suite::{self, Verdict};
+
+/// What `testbed suite` takes.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    #[command(subcommand)]
+    suite: Suite,
+}
+
+#[derive(Debug, Subcommand)]
+enum Suite {
+    /// The driver on real LVM.
+    Kernel {
+        #[command(flatten)]
+        udevd: Udevd,
+        /// Which tests, and options of the test program.
+        #[arg(last = true)]
+        filter: Vec<String>,
+    },
+    /// csi-sanity against the driver.
+    Sanity {
+        #[command(flatten)]
+        udevd: Udevd,
+        /// The csi-sanity binary.
+        #[arg(long, env = "QUARRY_CSI_SANITY")]
+        binary: PathBuf,
+    },
+}
+
+/// In which machine: one without udevd unless said otherwise; both flags mean both, one after the other.
+#[derive(Debug, Clone, Copy, Args)]
+struct Udevd {
+    /// In a machine with udevd.
+    #[arg(long)]
+    udev: bool,
+    /// In a machine without udevd.
+    #[arg(long)]
+    no_udev: bool,
+}
+
+impl Udevd {
+    fn machines(self) -> &'static [bool] {
+        match (self.no_udev, self.udev) {
+            (true, true) => &[false, true],
+            (false, true) => &[true],
+            (_, false) => &[false],
+        }
+    }
+}
+
+/// Runs it; the first verdict that is no pass is the end.
+pub fn run(arguments: Arguments) -> Result<ExitCode> {
+    match arguments.suite {
+        Suite::Kernel { udevd, filter } => each(udevd, |udev| suite::kernel::suite(udev, &filter)),
+        Suite::Sanity { udevd, binary } => each(udevd, |udev| suite::sanity::suite(&binary, udev)),
+    }
+}
+
+fn each(udevd: Udevd, suite: impl Fn(bool) -> Result<Verdict>) -> Result<ExitCode> {
+    for udev in udevd.machines() {
+        let verdict = suite(*udev)?;
+        if verdict != Verdict::Pass {
+            return Ok(verdict.exit_code());
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

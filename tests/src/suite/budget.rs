@@ -1,0 +1,29 @@
+//! How long each suite may take.
+
+use std::time::Duration;
+
+/// A suite of the test bed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Suite {
+    /// The driver on real LVM, without udevd.
+    Kernel,
+    /// The same with udevd.
+    KernelUdev,
+    /// csi-sanity against the driver.
+    Sanity,
+    /// Latencies and process counts of create and delete.
+    BenchCreate,
+}
+
+/// Wall time from starting the machine to its power-off, without building. A suite that takes longer has no verdict.
+/// Twice to four times of what two cores need without KVM.
+#[must_use]
+pub fn budget(suite: Suite) -> Duration {
+    let minutes = match suite {
+        Suite::Kernel => 20,
+        Suite::KernelUdev => 25,
+        Suite::Sanity => 20,
+        Suite::BenchCreate => 20,
+    };
+    Duration::from_secs(minutes * 60)
+}

@@ -1,0 +1,15 @@
+//! Runs suites in machines and judges them.
+//!
+//! **Invariant.** A suite passes only if its program ended with exit code 0, as told by the machine's agent, and said
+//! itself that at least one test ran and none failed. Everything else is a failure or no verdict.
+
+pub mod bench;
+mod budget;
+mod build;
+mod closing;
+pub mod kernel;
+mod run;
+pub mod sanity;
+
+pub use budget::{Suite, budget};
+pub use run::{Program, Verdict, run};
