@@ -29,8 +29,8 @@ use self::kubectl::{Kubectl, condition};
 use self::machine::Machine;
 use self::network::{Network, Port};
 pub use self::node::{CgroupDriver, NodeSettings};
-pub use self::setup::Parts;
 use self::plane::ControlPlane;
+pub use self::setup::Parts;
 use crate::artifacts::{Archive, Binaries, Store};
 use crate::progress::Progress;
 use crate::scratch::{self, Scratch};
@@ -40,6 +40,9 @@ const READY_LIMIT: Duration = Duration::from_secs(120);
 
 /// What the folders of clusters are called.
 const FOLDER: &str = "cluster";
+
+/// The environment variable that names the folder of the cluster that a test program is to use.
+pub const FOLDER_VARIABLE: &str = "QUARRY_CLUSTER";
 
 /// What a cluster is to be.
 #[derive(Debug, Clone)]
@@ -78,7 +81,9 @@ impl Cluster {
                     Err(error) => Err(error.context(format!("the logs are in {}", cluster.stop_and_keep()?.display()))),
                 }
             }
-            Err(error) => Err(error.context(format!("the cluster did not start; its logs are in {}", folder.keep()?.display()))),
+            Err(error) => {
+                Err(error.context(format!("the cluster did not start; its logs are in {}", folder.keep()?.display())))
+            }
         }
     }
 
@@ -170,7 +175,13 @@ struct Running {
 }
 
 impl Running {
-    fn start(folder: &Path, settings: &ClusterSettings, binaries: &Binaries, template: &Path, progress: &Progress) -> Result<Self> {
+    fn start(
+        folder: &Path,
+        settings: &ClusterSettings,
+        binaries: &Binaries,
+        template: &Path,
+        progress: &Progress,
+    ) -> Result<Self> {
         let network = Network::create(&folder.join("network.log"))?;
         let authority = Authority::create(&folder.join("pki"))?;
         let ports = (1..)

@@ -62,7 +62,15 @@ impl Release {
     /// # Errors
     /// When Helm fails or pods stay.
     pub fn uninstall(&self) -> Result<()> {
-        let command = Command::new(&self.helm).args(["uninstall", RELEASE, "--namespace", NAMESPACE, "--wait", "--timeout", "110s"]);
+        let command = Command::new(&self.helm).args([
+            "uninstall",
+            RELEASE,
+            "--namespace",
+            NAMESPACE,
+            "--wait",
+            "--timeout",
+            "110s",
+        ]);
         process::run(&command, HELM_LIMIT)?.success().context("cannot remove the chart")?;
         let gone = || Ok(items(&self.kubectl.get(&format!("pods -n {NAMESPACE} -l {PODS}"))?).is_empty().then_some(()));
         crate::wait::until("end of the driver's pods", READY_LIMIT, Duration::from_millis(500), gone)

@@ -62,7 +62,10 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     if let Err(error) = demo.show(&cluster) {
         demo.table();
         let logs = cluster.stop_and_keep()?;
-        return Err(error.context(format!("the demo failed; logs of every part, events and LVM's state are in {}", logs.display())));
+        return Err(error.context(format!(
+            "the demo failed; logs of every part, events and LVM's state are in {}",
+            logs.display()
+        )));
     }
     demo.table();
     if arguments.keep {
@@ -162,7 +165,9 @@ fn bound(kubectl: &Kubectl, pod: &'static str) -> Result<Volume> {
     let name = text(&kubectl.get(&format!("pvc {claim}"))?, "/spec/volumeName").to_owned();
     let volume = kubectl.get(&format!("pv {name}"))?;
     let handle = text(&volume, "/spec/csi/volumeHandle");
-    let Some((_, lv)) = handle.split_once('/') else { bail!("the handle {handle:?} of {name} names no logical volume") };
+    let Some((_, lv)) = handle.split_once('/') else {
+        bail!("the handle {handle:?} of {name} names no logical volume")
+    };
     Ok(Volume { claim, pod, node, lv: lv.to_owned(), name })
 }
 

@@ -24,6 +24,12 @@ enum Suite {
         #[arg(last = true)]
         filter: Vec<String>,
     },
+    /// The driver in Kubernetes: a cluster of two nodes.
+    Cluster {
+        /// Which tests, and options of the test program.
+        #[arg(last = true)]
+        filter: Vec<String>,
+    },
     /// csi-sanity against the driver.
     Sanity {
         #[command(flatten)]
@@ -59,6 +65,7 @@ impl Udevd {
 pub fn run(arguments: Arguments) -> Result<ExitCode> {
     match arguments.suite {
         Suite::Kernel { udevd, filter } => each(udevd, |udev| suite::kernel::suite(udev, &filter)),
+        Suite::Cluster { filter } => suite::cluster::suite(&filter).map(|verdict| verdict.exit_code()),
         Suite::Sanity { udevd, binary } => each(udevd, |udev| suite::sanity::suite(&binary, udev)),
     }
 }

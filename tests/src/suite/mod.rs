@@ -7,6 +7,7 @@ pub mod bench;
 mod budget;
 mod build;
 mod closing;
+pub mod cluster;
 pub mod kernel;
 mod run;
 pub mod sanity;
