@@ -5,7 +5,7 @@
 
 pub mod bench;
 mod budget;
-mod build;
+pub(crate) mod build;
 mod closing;
 pub mod cluster;
 pub mod kernel;
