@@ -2,10 +2,7 @@
 
 mod bench;
 mod cluster;
-<<<<<<< HEAD
 mod demo;
-=======
->>>>>>> main
 mod suite;
 mod vm;
 
@@ -59,10 +56,7 @@ impl TestBed {
         match self.command {
             Command::VmInit => guest::init::run().map(|()| ExitCode::SUCCESS),
             Command::VmAgent => guest::agent::run().map(|()| ExitCode::SUCCESS),
-<<<<<<< HEAD
             Command::Demo(arguments) => host(|| demo::run(&arguments)),
-=======
->>>>>>> main
             Command::Cluster => host(cluster::run),
             Command::Node(arguments) => cluster::node(arguments),
             Command::Stop => cluster::stop(),
