@@ -1,11 +1,12 @@
 //! The Quarry node plugin as a library; `main.rs` is its command line.
 //!
-//! Knowledge runs one way: `csi` knows `engine` and `filesystem`; `engine` knows `volume` and `lvm`; nothing knows
-//! `csi`. Only `exec` starts processes. See ARCHITECTURE.md.
+//! Knowledge runs one way: `csi` knows `engine` and `filesystem`; `engine` knows `volume` and `lvm`, and asks
+//! `filesystem` where a device is mounted; nothing knows `csi`. Only `exec` starts processes. See ARCHITECTURE.md.
 
 pub mod args;
 pub mod config;
 pub mod csi;
+pub mod device_number;
 pub mod engine;
 pub mod exec;
 pub mod filesystem;

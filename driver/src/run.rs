@@ -9,6 +9,7 @@ use anyhow::Context as _;
 use quarry_proto::csi::v1::controller_server::ControllerServer;
 use quarry_proto::csi::v1::identity_client::IdentityClient;
 use quarry_proto::csi::v1::identity_server::IdentityServer;
+use quarry_proto::csi::v1::node_server::NodeServer;
 use rustix::fs::{FlockOperation, flock};
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
@@ -19,10 +20,12 @@ use crate::config::Config;
 use crate::csi::controller::ControllerService;
 use crate::csi::detached::Detached;
 use crate::csi::identity::Identity;
+use crate::csi::node::NodeService;
 use crate::csi::registration::{Registered, Registration};
 use crate::csi::socket::Socket;
 use crate::engine::{Engine, Settings};
 use crate::exec::{Exec, Tools};
+use crate::filesystem::Filesystems;
 
 /// How long a driver waits for another one on this node to end: the old pod of a rollout.
 const LOCK_WAIT: Duration = Duration::from_secs(30);
@@ -54,6 +57,9 @@ pub async fn run(args: RunArgs, shutdown: CancellationToken) -> anyhow::Result<(
     .await?;
     let watch = tokio::spawn(Arc::clone(&engine).watch(shutdown.clone()));
     let detached = Detached::default();
+    let timeouts = engine.config().timeouts;
+    let filesystems = Filesystems::new(exec, tools, timeouts.kill());
+    let node = NodeService::new(Arc::clone(&engine), filesystems, detached.clone(), timeouts.node_answer());
     let registration = args.registration_socket.clone().zip(args.kubelet_csi_socket.clone());
     let registration = registration.map(|(socket, csi_socket)| {
         let (state, _) = tokio::sync::watch::channel(Registered::Waiting);
@@ -63,11 +69,14 @@ pub async fn run(args: RunArgs, shutdown: CancellationToken) -> anyhow::Result<(
     let served = Server::builder()
         .add_service(IdentityServer::new(Identity))
         .add_service(ControllerServer::new(ControllerService::new(Arc::clone(&engine), detached.clone())))
+        .add_service(NodeServer::new(node))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), shutdown.clone().cancelled_owned());
     // A client that keeps its connection open must not keep the driver from ending.
     let served = tokio::select! {
         served = served => served.context("the CSI server failed"),
         () = after(&shutdown, DRAIN) => Ok(()),
+        // Nobody can reach the driver any more, and nobody would notice: whoever restarts it makes a new socket.
+        () = path.lost() => Err(anyhow::anyhow!("the socket {} was removed", args.csi_socket.display())),
     };
     shutdown.cancel();
     path.remove();

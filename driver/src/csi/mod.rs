@@ -10,6 +10,7 @@ pub mod capability;
 pub mod controller;
 pub mod detached;
 pub mod identity;
+pub mod node;
 pub mod registration;
 pub mod socket;
 pub mod status;

@@ -25,6 +25,7 @@ use crate::exec::{Exec, Tools};
 use crate::lvm::runner::Runner;
 use crate::volume::{LvName, TopologyValue};
 
+pub use crate::lvm::dm_name::split_device_name;
 pub use activate::{ActivateError, DeactivateError, Device};
 pub use create::{CreateError, CreateRequest};
 pub use delete::DeleteError;

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::filesystem::{MountTable, MountTableError};
 use crate::lvm::dm::{DeviceMapper, DeviceStatus, DmError, Key};
 use crate::lvm::dm_name::{Layer, device_uuid};
 use crate::lvm::dm_status::{METADATA_BLOCK, PoolMode, PoolStatus, TargetStatus};
@@ -15,8 +16,8 @@ pub enum UsageError {
     #[error("cannot ask the kernel about a logical volume")]
     DeviceMapper(#[from] DmError),
     /// The mount table.
-    #[error("cannot read the mount table")]
-    Mounts(#[from] procfs::ProcError),
+    #[error(transparent)]
+    Mounts(#[from] MountTableError),
     /// The asking thread died.
     #[error("asking the kernel about a logical volume was cut off")]
     Cut(#[from] tokio::task::JoinError),
@@ -81,17 +82,14 @@ pub async fn of(vg: LvmUuid, lv: LvmUuid) -> Result<Option<Usage>, UsageError> {
     let uuid = device_uuid(vg, lv, Layer::Volume);
     ask(move |dm| {
         let Some(status) = dm.status(Key::Uuid(&uuid))? else { return Ok(None) };
-        if status.open_count == 0 {
+        // A raw device that is bound for a pod is in use also while no process has it open.
+        let mounts = MountTable::read()?;
+        let mounted: Vec<_> = mounts.users_of(status.number).map(|mount| mount.target.display().to_string()).collect();
+        if status.open_count == 0 && mounted.is_empty() {
             return Ok(None);
         }
-        let number = status.number.to_string();
-        let mounts = procfs::process::Process::myself()?.mountinfo()?;
-        let on_it = mounts.into_iter().filter(|mount| mount.majmin == number);
-        Ok(Some(Usage {
-            mounted: on_it.map(|mount| mount.mount_point.display().to_string()).collect(),
-            holders: holders(&number),
-            opens: status.open_count,
-        }))
+        let holders = holders(&status.number.to_string());
+        Ok(Some(Usage { mounted, holders, opens: status.open_count }))
     })
     .await
 }

@@ -3,32 +3,17 @@
 //! **Invariant.** A device is identified by its number, never by its name alone: a stale node in `/dev` would lead to
 //! another volume.
 
-use std::fmt;
 use std::fs::OpenOptions;
 use std::io;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Major and minor number of a device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct DeviceNumber {
-    /// The driver in the kernel.
-    pub major: u32,
-    /// The device of that driver.
-    pub minor: u32,
-}
+use crate::device_number::DeviceNumber;
 
 impl DeviceNumber {
-    /// From the kernel's `dev_t`.
-    #[must_use]
-    pub fn from_raw(dev: u64) -> Self {
-        Self { major: rustix::fs::major(dev), minor: rustix::fs::minor(dev) }
-    }
-
     /// The number that a block device node in `/dev` carries, following symbolic links; nothing for another kind of
     /// file.
     ///
@@ -36,7 +21,7 @@ impl DeviceNumber {
     /// The system's, for a path that cannot be looked at.
     pub fn of_node(path: &Path) -> io::Result<Option<Self>> {
         let metadata = std::fs::metadata(path)?;
-        Ok(metadata.file_type().is_block_device().then(|| Self::from_raw(metadata.rdev())))
+        Ok(metadata.file_type().is_block_device().then(|| Self::from_rdev(metadata.rdev())))
     }
 
     /// The name that device-mapper gave the device; nothing for a device that is not device-mapper's.
@@ -63,21 +48,6 @@ impl DeviceNumber {
             sectors.checked_mul(512).ok_or_else(|| io::Error::other("larger than 64 bits"))
         };
         read().map_err(|source| DeviceError::Size { number: self, source })
-    }
-}
-
-impl fmt::Display for DeviceNumber {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.major, self.minor)
-    }
-}
-
-impl FromStr for DeviceNumber {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Self, ()> {
-        let (major, minor) = text.split_once(':').ok_or(())?;
-        Ok(Self { major: major.parse().map_err(drop)?, minor: minor.parse().map_err(drop)? })
     }
 }
 
@@ -148,18 +118,6 @@ pub fn is_claimed(path: &Path) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn numbers_beyond_255_survive() {
-        // 253:300, encoded as the kernel does: minor's upper bits above the major.
-        let raw = rustix::fs::makedev(253, 300);
-        assert_eq!(DeviceNumber::from_raw(raw), DeviceNumber { major: 253, minor: 300 });
-        assert_eq!("253:300".parse(), Ok(DeviceNumber { major: 253, minor: 300 }));
-        assert_eq!(DeviceNumber { major: 253, minor: 300 }.to_string(), "253:300");
-        for bad in ["", "253", "253:", ":1", "a:b", "253:1:2"] {
-            assert!(bad.parse::<DeviceNumber>().is_err(), "{bad}");
-        }
-    }
 
     #[tokio::test(start_paused = true)]
     async fn a_node_that_stays_away_is_an_error_that_says_what_is_there() {

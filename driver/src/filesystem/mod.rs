@@ -20,7 +20,7 @@ use std::time::Duration;
 use crate::exec::{Exec, Invocation, Tool, Tools};
 
 pub use check::{CheckError, Checked};
-pub use device::{DeviceError, DeviceNumber};
+pub use device::DeviceError;
 pub use format::{FormatError, Ground};
 pub use mount::{MountError, MountRequest, Outcome};
 pub use mountinfo::{Mount, MountTable, MountTableError, Mounted};

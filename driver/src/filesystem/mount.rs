@@ -8,10 +8,11 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::device_number::DeviceNumber;
 use crate::exec::{ExecError, Invocation, Output};
 use crate::volume::FilesystemType;
 
-use super::{DeviceNumber, Filesystems, Mount, MountTable, MountTableError, Mounted};
+use super::{Filesystems, Mount, MountTable, MountTableError, Mounted};
 
 /// A filesystem to mount.
 #[derive(Debug, Clone, Copy)]

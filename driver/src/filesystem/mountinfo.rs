@@ -11,7 +11,7 @@ use std::io;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 
-use super::DeviceNumber;
+use crate::device_number::DeviceNumber;
 
 /// One mount.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -61,12 +61,13 @@ pub fn resolve(path: &Path) -> Result<PathBuf, TargetError> {
     let (Some(parent), Some(name)) = (path.parent().filter(|_| path.is_absolute()), path.file_name()) else {
         return Err(not_absolute());
     };
-    let parent = parent.canonicalize().map_err(|source| TargetError::System {
-        action: "resolve the folder of",
-        path: path.to_owned(),
-        source,
-    })?;
-    Ok(parent.join(name))
+    let folder = parent.canonicalize().and_then(|folder| match folder.is_dir() {
+        true => Ok(folder),
+        false => Err(io::Error::from(io::ErrorKind::NotADirectory)),
+    });
+    let action = "resolve the folder of";
+    let folder = folder.map_err(|source| TargetError::System { action, path: path.to_owned(), source })?;
+    Ok(folder.join(name))
 }
 
 /// What is at a place on which nothing is mounted.

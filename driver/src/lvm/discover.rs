@@ -13,11 +13,11 @@ use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
 use super::block_devices::{Candidate, ListError, Roots, Skipped, list_candidates};
-use super::device_number::DeviceNumber;
 use super::dm::{LoopBacking, loop_backing};
 use super::metadata::LvmUuid;
 use super::metadata::assemble::{self, Assembly, FoundVolume, GroupState, OrphanVolume, UnreadArea};
 use super::metadata::read::{self, Fingerprint, Probe, PvOnDisk, ReadError};
+use crate::device_number::DeviceNumber;
 
 /// How often devices are read again whose areas disagree, as while a commit goes from one to the next.
 const LOOKS: u32 = 5;
@@ -125,6 +125,25 @@ pub struct Scanner {
 struct Slot {
     gate: Arc<tokio::sync::Mutex<()>>,
     since: Mutex<Option<Instant>>,
+}
+
+/// The right to read a device, given back however the read ends.
+struct Turn {
+    slot: Arc<Slot>,
+    _permit: tokio::sync::OwnedMutexGuard<()>,
+}
+
+impl Turn {
+    fn begin(slot: &Arc<Slot>, permit: tokio::sync::OwnedMutexGuard<()>) -> Self {
+        *slot.since.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        Self { slot: Arc::clone(slot), _permit: permit }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        *self.slot.since.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
 }
 
 impl Scanner {
@@ -277,21 +296,18 @@ impl Scanner {
         let Ok(permit) = timeout(self.limit, Arc::clone(&slot.gate).lock_owned()).await else {
             return Err(hung(&slot));
         };
-        *slot.since.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        let turn = Turn::begin(&slot, permit);
         let (sender, receiver) = tokio::sync::oneshot::channel();
         let name = format!("read {}", device.file_name().unwrap_or_default().to_string_lossy());
-        let held = Arc::clone(&slot);
-        let thread = std::thread::Builder::new().name(name).spawn(move || {
-            let outcome = work();
-            *held.since.lock().unwrap_or_else(PoisonError::into_inner) = None;
-            drop(permit);
-            // Nobody waits any more if the limit passed; the answer is then too old to use.
-            drop(sender.send(outcome));
-        });
-        if let Err(error) = thread {
-            *slot.since.lock().unwrap_or_else(PoisonError::into_inner) = None;
-            return Err(DeviceProblem::Thread(Arc::new(error)));
-        }
+        std::thread::Builder::new()
+            .name(name)
+            .spawn(move || {
+                let outcome = work();
+                drop(turn);
+                // Nobody waits any more if the limit passed; the answer is then too old to use.
+                drop(sender.send(outcome));
+            })
+            .map_err(|error| DeviceProblem::Thread(Arc::new(error)))?;
         match timeout(self.limit, receiver).await {
             Ok(Ok(outcome)) => Ok(outcome),
             Ok(Err(_)) => {
@@ -339,4 +355,78 @@ fn check_node(path: &Path, number: DeviceNumber) -> Result<(), DeviceProblem> {
         return Err(node(format!("{} is device {found}, not {number}", path.display())));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    fn scanner() -> Scanner {
+        Scanner::new(Duration::from_millis(200))
+    }
+
+    #[tokio::test]
+    async fn a_hung_device_costs_one_thread_and_delays_no_other() {
+        let scanner = scanner();
+        let hung = Path::new("/dev/hung");
+        let (release, blocked) = mpsc::channel::<()>();
+        let begun = Instant::now();
+        let outcome = scanner.on_own_thread(hung, move || blocked.recv().is_err()).await;
+        assert!(matches!(outcome, Err(DeviceProblem::Hung { .. })), "{outcome:?}");
+        assert!(begun.elapsed() < Duration::from_secs(5));
+        // Asked again it answers at once, without a second thread.
+        let begun = Instant::now();
+        for _ in 0..100 {
+            let again = scanner.on_own_thread(hung, || panic!("a second read was started")).await;
+            assert!(matches!(again, Err(DeviceProblem::Hung { .. })), "{again:?}");
+        }
+        assert!(begun.elapsed() < Duration::from_millis(150), "{:?}", begun.elapsed());
+        assert_eq!(scanner.on_own_thread(Path::new("/dev/well"), || 7).await.unwrap(), 7);
+        // When the disk comes back, so does the device.
+        drop(release);
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            match scanner.on_own_thread(hung, || 8).await {
+                Ok(answer) => break assert_eq!(answer, 8),
+                Err(problem) => assert!(Instant::now() < deadline, "{problem}"),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn reads_of_one_device_wait_for_one_another() {
+        let scanner = scanner();
+        let device = Path::new("/dev/busy");
+        let (release, blocked) = mpsc::channel::<()>();
+        let first = scanner.on_own_thread(device, move || blocked.recv().is_err());
+        let second = scanner.on_own_thread(device, || 2);
+        let third = async {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            drop(release);
+        };
+        let (first, second, ()) = tokio::join!(first, second, third);
+        assert!(first.unwrap());
+        assert_eq!(second.unwrap(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_read_that_panics_is_a_problem() {
+        let scanner = Scanner::new(Duration::from_secs(30));
+        let device = Path::new("/dev/x");
+        let outcome: Result<(), _> = scanner.on_own_thread(device, || panic!("as a test")).await;
+        assert!(outcome.unwrap_err().to_string().contains("ended without an answer"));
+        assert_eq!(scanner.on_own_thread(device, || 3).await.unwrap(), 3);
+    }
+
+    #[tokio::test]
+    async fn a_node_of_another_device_is_refused() {
+        let number = DeviceNumber { major: 254, minor: 0 };
+        for (path, what) in [("/dev/null", "is no block device"), ("/nonexistent", "cannot be looked at")] {
+            let candidate = Candidate { path: PathBuf::from(path), number, loops: Vec::new() };
+            let problem = scanner().probe(&candidate).await.unwrap_err();
+            assert!(problem.to_string().contains(what), "{problem}");
+        }
+    }
 }

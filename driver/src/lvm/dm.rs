@@ -14,8 +14,8 @@ use std::path::Path;
 
 use rustix::ioctl::{Direction, Ioctl, IoctlOutput, Opcode, opcode};
 
-use super::device_number::DeviceNumber;
 use super::dm_status::{StatusError, TargetStatus};
+use crate::device_number::DeviceNumber;
 
 /// Where the kernel listens.
 const CONTROL: &str = "/dev/mapper/control";
@@ -350,12 +350,15 @@ fn c_string(bytes: &[u8]) -> Option<String> {
 fn parse_list(payload: Vec<u8>, action: &str) -> Result<Vec<ListedDevice>, DmError> {
     let wrong = |what: &str| DmError::Answer { action: action.to_owned(), what: what.to_owned() };
     let mut devices = Vec::new();
+    // No device at all: kernels answer with nothing, or with one entry without a number.
+    if payload.is_empty() {
+        return Ok(devices);
+    }
     let mut rest = payload.as_slice();
     loop {
         let head = rest.get(..12).ok_or_else(|| wrong("an entry is cut off"))?;
         let number = head[..8].try_into().map_or(0, u64::from_ne_bytes);
         let next = head[8..].try_into().map_or(0, u32::from_ne_bytes) as usize;
-        // No device at all is one entry without a number.
         if number == 0 {
             return Ok(devices);
         }
@@ -469,5 +472,93 @@ unsafe impl Ioctl for &mut LoopStatus {
 
     unsafe fn output_from_ptr(_: IoctlOutput, _: *mut c_void) -> rustix::io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_laid_out_as_the_kernel_wants_it() {
+        let request = Answer::request(1024, Some(Key::Uuid("LVM-x")), FLAG_NO_FLUSH).unwrap();
+        let bytes = request.bytes(0..1024);
+        assert_eq!(bytes.len(), 1024);
+        assert_eq!(request.u32_at(0), 4);
+        assert_eq!(request.u32_at(12), 1024);
+        assert_eq!(request.u32_at(16), 312);
+        assert_eq!(request.flags(), 1 << 11);
+        assert_eq!(c_string(&bytes[UUID]).unwrap(), "LVM-x");
+        assert_eq!(c_string(&bytes[NAME]).unwrap(), "");
+        assert_eq!(request.words.as_ptr().align_offset(8), 0);
+        // The number by which the kernel knows the request for a table's status (linux/dm-ioctl.h).
+        let mut buffer = request;
+        assert_eq!(Request::new(COMMAND_TABLE_STATUS, &mut buffer).opcode(), 0xc138_fd0c);
+    }
+
+    #[test]
+    fn names_that_cannot_be_are_refused() {
+        for (key, most) in [
+            (Key::Name(""), 127),
+            (Key::Name("a\0b"), 127),
+            (Key::Name(&"x".repeat(128)), 127),
+            (Key::Uuid(&"x".repeat(129)), 128),
+        ] {
+            let error = Answer::request(1024, Some(key), 0).unwrap_err();
+            assert!(error.to_string().contains(&format!("at most {most} bytes")), "{error}");
+        }
+        assert!(Answer::request(1024, Some(Key::Name(&"x".repeat(127))), 0).is_ok());
+    }
+
+    fn listed(number: u64, next: u32, name: &str) -> Vec<u8> {
+        let mut bytes = number.to_ne_bytes().to_vec();
+        bytes.extend(next.to_ne_bytes());
+        bytes.extend(name.as_bytes());
+        bytes.push(0);
+        bytes.resize(bytes.len().max(next as usize), 0);
+        bytes
+    }
+
+    #[test]
+    fn lists_are_read() {
+        let mut payload = listed(0x10_fd2c, 40, "quarry-pvc--1");
+        payload.extend(listed(0xfd00, 0, "quarry-pool"));
+        let list = parse_list(payload.clone(), "x").unwrap();
+        assert_eq!(list.len(), 2);
+        assert_eq!((list[0].name.as_str(), list[0].number.minor), ("quarry-pvc--1", 300));
+        assert_eq!(list[1].number, DeviceNumber { major: 253, minor: 0 });
+        assert_eq!(parse_list(listed(0, 0, ""), "x").unwrap(), []);
+        for cut in 1..payload.len() {
+            // A cut may leave a shorter name without its end or an entry without a head: told, never a panic.
+            let cut_off = parse_list(payload[..payload.len() - cut].to_vec(), "x");
+            assert!(cut_off.is_err(), "{cut}: {cut_off:?}");
+        }
+    }
+
+    fn target(next: u32, kind: &str, line: &str) -> Vec<u8> {
+        let mut bytes = 0_u64.to_ne_bytes().to_vec();
+        bytes.extend(2048_u64.to_ne_bytes());
+        bytes.extend(0_u32.to_ne_bytes());
+        bytes.extend(next.to_ne_bytes());
+        bytes.extend(kind.as_bytes());
+        bytes.resize(40, 0);
+        bytes.extend(line.as_bytes());
+        bytes.push(0);
+        bytes
+    }
+
+    #[test]
+    fn targets_are_read() {
+        let mut payload = target(48, "thin", "0 -");
+        payload.resize(48, 0);
+        payload.extend(target(96, "linear", ""));
+        let targets = parse_targets(payload.clone(), 2, "d", "x").unwrap();
+        assert_eq!(targets.len(), 2);
+        assert_eq!(targets[0].sectors, 2048);
+        assert!(matches!(targets[0].status, TargetStatus::Thin(_)));
+        assert_eq!(targets[1].status, TargetStatus::Other { kind: "linear".into(), line: String::new() });
+        assert!(parse_targets(payload, 3, "d", "x").is_err());
+        let error = parse_targets(target(0, "thin", "what"), 1, "quarry-a", "x").unwrap_err();
+        assert!(error.to_string().contains("quarry-a"), "{error}");
     }
 }

@@ -5,7 +5,6 @@
 
 pub mod block_devices;
 pub mod command;
-pub mod device_number;
 pub mod discover;
 pub mod dm;
 pub mod dm_name;

@@ -311,3 +311,150 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
     number.copy_from_slice(&bytes[at..at + 8]);
     u64::from_le_bytes(number)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const UUID: &str = "YePVuiKtBDMIgqjDlIMCt14WWUAYnZQM";
+
+    /// A sector with a label, as LVM writes it.
+    fn label(sector: u64, areas: &[u64]) -> Vec<u8> {
+        let mut bytes = vec![0; SECTOR];
+        bytes[..8].copy_from_slice(LABEL_ID);
+        bytes[8..16].copy_from_slice(&sector.to_le_bytes());
+        bytes[20..24].copy_from_slice(&32_u32.to_le_bytes());
+        bytes[24..32].copy_from_slice(LABEL_TYPE);
+        bytes[32..64].copy_from_slice(UUID.as_bytes());
+        for (position, number) in areas.iter().enumerate() {
+            let at = 64 + position * 8;
+            bytes[at..at + 8].copy_from_slice(&number.to_le_bytes());
+        }
+        seal(bytes)
+    }
+
+    fn seal(mut bytes: Vec<u8>) -> Vec<u8> {
+        let sum = checksum(&bytes[20..SECTOR]);
+        bytes[16..20].copy_from_slice(&sum.to_le_bytes());
+        bytes
+    }
+
+    /// Device size, one data area, one metadata area, extension of version 2 with the flag "in use".
+    const AREAS: [u64; 10] = [1 << 30, 65536, 0, 0, 0, 4096, 61440, 0, 0, 0x1_0000_0002];
+
+    #[test]
+    fn the_checksum_is_lvms() {
+        // From a label that LVM 2.03.16 wrote: the type and what follows, with the checksum stored before it.
+        let mut sector = label(1, &[]);
+        sector[32..].fill(0);
+        sector[32..64].copy_from_slice(b"4eSjWTLRLjZM4kPVqvB6dI3YdDXEugP9");
+        sector[64..72].copy_from_slice(&0x2000_0000_u64.to_le_bytes());
+        sector[72..80].copy_from_slice(&0x1_0000_u64.to_le_bytes());
+        sector[104..112].copy_from_slice(&0x1000_u64.to_le_bytes());
+        sector[112..120].copy_from_slice(&0xf000_u64.to_le_bytes());
+        sector[136..144].copy_from_slice(&[2, 0, 0, 0, 1, 0, 0, 0]);
+        assert_eq!(checksum(&sector[20..]), 0x4434_df29);
+        assert_eq!(checksum(b""), 0xf597_a6cf);
+        assert_eq!(continue_checksum(checksum(b"ab"), b"cd"), checksum(b"abcd"));
+    }
+
+    #[test]
+    fn a_label_is_found_in_each_of_four_sectors_only() {
+        for sector in 0..4_usize {
+            let mut device = vec![0; sector * SECTOR];
+            device.extend(label(sector as u64, &AREAS));
+            device.resize(4096, 0);
+            let found = find_label(&device).unwrap().unwrap();
+            assert_eq!(found.sector, sector);
+            assert_eq!(found.pv_uuid.compact(), UUID);
+            assert_eq!(found.device_size, 1 << 30);
+            assert_eq!(found.data_areas, [DiskArea { offset: 65536, size: 0 }]);
+            assert_eq!(found.metadata_areas, [DiskArea { offset: 4096, size: 61440 }]);
+            assert_eq!(found.in_use, Some(true));
+        }
+        let mut device = vec![0; 4 * SECTOR];
+        device.extend(label(4, &AREAS));
+        assert_eq!(find_label(&device), Ok(None));
+    }
+
+    #[test]
+    fn broken_labels_are_errors_not_absence() {
+        let error = |bytes: Vec<u8>| find_label(&bytes).unwrap_err().to_string();
+        let mut other_sector = vec![0; SECTOR];
+        other_sector.extend(label(3, &AREAS));
+        assert!(error(other_sector).contains("it says that it is in sector 3"));
+        let mut flipped = label(0, &AREAS);
+        flipped[100] ^= 1;
+        assert!(error(flipped).contains("damaged"));
+        let mut kind = label(0, &AREAS);
+        kind[24] = b'X';
+        assert!(error(seal(kind)).contains("its type is"));
+        let mut start = label(0, &AREAS);
+        start[20..24].copy_from_slice(&500_u32.to_le_bytes());
+        assert!(error(seal(start)).contains("start at byte 500"));
+        let mut uuid = label(0, &AREAS);
+        uuid[40] = b'/';
+        assert!(error(seal(uuid)).contains("names no physical volume"));
+        assert!(error(label(0, &[1 << 30; 56])).contains("has no end"));
+    }
+
+    #[test]
+    fn a_text_at_the_end_wraps_to_behind_the_header() {
+        let place = DiskArea { offset: 4096, size: 61440 };
+        let text = TextLocation { offset: 59392, size: 9604, checksum: 0 };
+        let expected = [DiskArea { offset: 4096 + 59392, size: 2048 }, DiskArea { offset: 4096 + 512, size: 7556 }];
+        assert_eq!(text.pieces(place), expected);
+        let text = TextLocation { offset: 512, size: 60928, checksum: 0 };
+        assert_eq!(text.pieces(place), [DiskArea { offset: 4608, size: 60928 }]);
+    }
+
+    #[test]
+    fn the_largest_text_is_lvms() {
+        assert_eq!(largest_text(1_044_480), 521_472);
+        assert_eq!(largest_text(0), 0);
+        assert_eq!(largest_text(600), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_give_an_answer(bytes in proptest::collection::vec(any::<u8>(), 0..2100)) {
+            let _ = find_label(&bytes);
+            let _ = decode_area_header(&bytes, DiskArea { offset: 4096, size: 61440 });
+        }
+
+        #[test]
+        fn any_label_with_a_right_checksum_gives_an_answer(
+            start in 0_u32..600,
+            contents in proptest::collection::vec(any::<u8>(), SECTOR - 32),
+        ) {
+            let mut bytes = label(0, &AREAS);
+            bytes[20..24].copy_from_slice(&start.to_le_bytes());
+            bytes[32..].copy_from_slice(&contents);
+            let _ = find_label(&seal(bytes));
+        }
+
+        #[test]
+        fn pieces_hold_the_text_and_stay_inside(size in 1024_u64..1 << 30, offset in 0_u64..1 << 30, length in 0_u64..1 << 30) {
+            let place = DiskArea { offset: 4096, size };
+            let mut header = vec![0; 512];
+            header[4..20].copy_from_slice(AREA_MAGIC);
+            header[20..24].copy_from_slice(&1_u32.to_le_bytes());
+            header[24..32].copy_from_slice(&place.offset.to_le_bytes());
+            header[32..40].copy_from_slice(&size.to_le_bytes());
+            header[40..48].copy_from_slice(&offset.to_le_bytes());
+            header[48..56].copy_from_slice(&length.to_le_bytes());
+            let sum = checksum(&header[4..]);
+            header[..4].copy_from_slice(&sum.to_le_bytes());
+            if let Ok(AreaHeader { committed: Some(text), .. }) = decode_area_header(&header, place) {
+                let pieces = text.pieces(place);
+                prop_assert_eq!(pieces.iter().map(|piece| piece.size).sum::<u64>(), length);
+                for piece in pieces {
+                    prop_assert!(piece.offset >= place.offset + 512);
+                    prop_assert!(piece.offset + piece.size <= place.offset + size);
+                }
+            }
+        }
+    }
+}

@@ -305,3 +305,134 @@ fn is_blank(byte: u8) -> bool {
 fn is_key_byte(byte: u8) -> bool {
     !is_blank(byte) && !matches!(byte, b'#' | b'=' | b'{' | b'}' | b'[' | b']' | b',' | b'"' | b'\'')
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn render(section: &Section<'_>, out: &mut String) {
+        for entry in &section.entries {
+            match &entry.node {
+                Node::Value(value) => out.push_str(&format!("{} = {}\n", entry.key, rendered(value))),
+                Node::Section(inner) => {
+                    out.push_str(&format!("{} {{ # a comment = {{\n", entry.key));
+                    render(inner, out);
+                    out.push_str("}\n");
+                }
+            }
+        }
+    }
+
+    fn rendered(value: &Value<'_>) -> String {
+        match value {
+            Value::Integer(number) => number.to_string(),
+            Value::Float(number) => format!("{number:?}"),
+            Value::Text(text) => format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\"")),
+            Value::List(values) => format!("[{}]", values.iter().map(rendered).collect::<Vec<_>>().join(",\n\t")),
+        }
+    }
+
+    fn value() -> impl Strategy<Value = Value<'static>> {
+        let simple = prop_oneof![
+            any::<i64>().prop_map(Value::Integer),
+            (-1_000_000_i32..1_000_000).prop_map(|number| Value::Float(f64::from(number) / 64.0)),
+            any::<String>().prop_map(|text| Value::Text(text.into())),
+        ];
+        simple
+            .clone()
+            .prop_recursive(1, 8, 8, move |_| proptest::collection::vec(simple.clone(), 0..8).prop_map(Value::List))
+    }
+
+    fn section() -> impl Strategy<Value = Section<'static>> {
+        let key = "[a-zA-Z0-9_.+-]{1,8}";
+        let leaf = (key, value()).prop_map(|(key, value)| Entry { key: key.into(), line: 0, node: Node::Value(value) });
+        let flat = proptest::collection::vec(leaf, 0..6).prop_map(|entries| Section { entries });
+        flat.prop_recursive(4, 40, 4, move |inner| {
+            let entry = (key, inner).prop_map(|(key, section)| Entry {
+                key: key.into(),
+                line: 0,
+                node: Node::Section(section),
+            });
+            proptest::collection::vec(entry, 0..4).prop_map(|entries| Section { entries })
+        })
+    }
+
+    /// The same without lines, which rendering does not keep.
+    fn without_lines(section: Section<'_>) -> Section<'_> {
+        let entries = section.entries.into_iter().map(|entry| Entry {
+            line: 0,
+            node: match entry.node {
+                Node::Section(inner) => Node::Section(without_lines(inner)),
+                value => value,
+            },
+            ..entry
+        });
+        Section { entries: entries.collect() }
+    }
+
+    #[test]
+    fn lines_and_comments_are_counted() {
+        let text = b"# one\na {\n  b = [\"x\\\"y\", -2,\n 3.5] # c\n}\n\nd=1";
+        let document = parse(text).unwrap();
+        let (entry, inner) = document.sections().next().unwrap();
+        assert_eq!((entry.key.as_ref(), entry.line), ("a", 2));
+        let list = vec![Value::Text("x\"y".into()), Value::Integer(-2), Value::Float(3.5)];
+        assert_eq!(inner.get("b").unwrap().node, Node::Value(Value::List(list)));
+        assert_eq!(document.get("d").unwrap().line, 7);
+    }
+
+    #[test]
+    fn mistakes_name_their_line() {
+        for (text, line, what) in [
+            ("a {\nb = 1\n", 3, "a } is missing"),
+            ("a = \"x\ny", 1, "has no end"),
+            ("a = \"x\\", 1, "has no end"),
+            ("a\n= [1, 2\n3]", 3, "expected , or ]"),
+            ("a = {", 1, "expected a number or a quoted string, found '{'"),
+            ("}", 1, "expected a name"),
+            ("a 1", 1, "expected = or {"),
+            ("a = 99999999999999999999", 1, "too large"),
+            ("a = 1.2.3", 1, "is no number"),
+            ("a = -", 1, "is no number"),
+            ("\n\na =", 3, "found the end of the text"),
+        ] {
+            let error = parse(text.as_bytes()).unwrap_err();
+            assert_eq!(error.line, line, "{text:?}: {error}");
+            assert!(error.what.contains(what), "{text:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn deep_nesting_is_refused_not_a_crash() {
+        let deep = "a{".repeat(100_000);
+        assert!(parse(deep.as_bytes()).unwrap_err().what.contains("within one another"));
+    }
+
+    #[test]
+    fn bytes_that_are_not_utf8_do_no_harm() {
+        let document = parse(b"a = \"x\xffy\"").unwrap();
+        assert_eq!(document.get("a").unwrap().node, Node::Value(Value::Text("x\u{fffd}y".into())));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read_again(section in section()) {
+            let mut text = String::new();
+            render(&section, &mut text);
+            let parsed = parse(text.as_bytes());
+            prop_assert_eq!(parsed.map(without_lines), Ok(section), "{}", text);
+        }
+
+        #[test]
+        fn any_bytes_give_an_answer(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = parse(&bytes);
+        }
+
+        #[test]
+        fn any_sequence_of_tokens_gives_an_answer(tokens in proptest::collection::vec("[a{}=#\\[\\],\"'\\\\\n0.-]", 0..60)) {
+            let _ = parse(tokens.concat().as_bytes());
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! The CSI node service: requests in, devices and mounts out.
+//!
+//! Every request that changes something takes the volume's lock and runs detached: a retry while it goes on is told so
+//! (ABORTED), and a caller that gives up stops nothing.
+//!
+//! **Invariant.** Nothing is remembered between requests: what is staged and published is asked of the kernel, what is
+//! formatted of the volume's tags. So a restart of the driver loses nothing.
+
+mod owner;
+mod publish;
+mod request;
+mod stage;
+mod stats;
+mod unpublish;
+mod unstage;
+mod volumes;
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quarry_proto::csi::v1 as proto;
+use quarry_proto::csi::v1::node_server::Node;
+use quarry_proto::csi::v1::node_service_capability::rpc::Type;
+use quarry_proto::csi::v1::node_service_capability::{Rpc, Type as CapabilityType};
+use tonic::{Request, Response, Status};
+
+use crate::csi::detached::Detached;
+use crate::csi::{status, topology};
+use crate::engine::Busy;
+use crate::filesystem::{Filesystems, Stats};
+use crate::volume::LvName;
+
+pub use publish::PublishVolumeError;
+pub use request::RequestError;
+pub use stage::StageVolumeError;
+pub use stats::VolumeStatsError;
+pub use unpublish::UnpublishVolumeError;
+pub use unstage::UnstageVolumeError;
+pub use volumes::Volumes;
+
+/// How long a filesystem may take to say how full it is.
+const STATS_LIMIT: Duration = Duration::from_secs(5);
+
+/// Exactly what is served.
+const CAPABILITIES: [Type; 3] = [Type::StageUnstageVolume, Type::GetVolumeStats, Type::SingleNodeMultiWriter];
+
+/// Serves CSI's node RPCs.
+pub struct NodeService<V> {
+    context: Context<V>,
+    detached: Detached,
+    answer_after: Duration,
+}
+
+/// What an operation works with.
+pub(crate) struct Context<V> {
+    volumes: Arc<V>,
+    filesystems: Filesystems,
+    stats: Stats,
+}
+
+impl<V> Clone for Context<V> {
+    fn clone(&self) -> Self {
+        Self { volumes: Arc::clone(&self.volumes), filesystems: self.filesystems.clone(), stats: self.stats.clone() }
+    }
+}
+
+impl<V> fmt::Debug for NodeService<V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NodeService").field("answer_after", &self.answer_after).finish_non_exhaustive()
+    }
+}
+
+impl<V: Volumes> NodeService<V> {
+    /// Serves the volumes; `detached` runs the work that outlives its request, and after `answer_after` a request is
+    /// answered while its work goes on (kubelet gives up after 2 minutes).
+    #[must_use]
+    pub fn new(volumes: Arc<V>, filesystems: Filesystems, detached: Detached, answer_after: Duration) -> Self {
+        let context = Context { volumes, filesystems, stats: Stats::new(STATS_LIMIT) };
+        Self { context, detached, answer_after }
+    }
+
+    /// Does what a request wishes to its volume, under the volume's lock, and to the end.
+    async fn change<W, T, E, F>(
+        &self,
+        rpc: &'static str,
+        id: &str,
+        wish: Result<(LvName, W), E>,
+        work: impl FnOnce(Context<V>, W) -> F,
+    ) -> Result<Response<T>, Status>
+    where
+        T: Send + 'static,
+        E: From<Busy> + Into<Status> + Send + 'static,
+        F: Future<Output = Result<T, E>> + Send + 'static,
+    {
+        let locked = wish.and_then(|(lv, wish)| Ok((self.context.volumes.lock(&lv, rpc)?, wish)));
+        let result = match locked {
+            Ok((guard, wish)) => {
+                let work = work(self.context.clone(), wish);
+                let locked = async move {
+                    let _guard = guard;
+                    work.await
+                };
+                self.detached.run(rpc, id, self.answer_after, locked).await
+            }
+            Err(error) => Err(error.into()),
+        };
+        status::answer(rpc, id, result)
+    }
+}
+
+#[tonic::async_trait]
+impl<V: Volumes> Node for NodeService<V> {
+    async fn node_stage_volume(
+        &self,
+        request: Request<proto::NodeStageVolumeRequest>,
+    ) -> Result<Response<proto::NodeStageVolumeResponse>, Status> {
+        let request = request.into_inner();
+        let wish = stage::validate(&*self.context.volumes, &request).map(|wish| (wish.handle.lv.clone(), wish));
+        let work = |context, wish| async move { stage::stage(&context, wish).await };
+        self.change("NodeStageVolume", &request.volume_id, wish, work).await
+    }
+
+    async fn node_unstage_volume(
+        &self,
+        request: Request<proto::NodeUnstageVolumeRequest>,
+    ) -> Result<Response<proto::NodeUnstageVolumeResponse>, Status> {
+        let request = request.into_inner();
+        let wish = unstage::validate(&*self.context.volumes, &request).map(|wish| (wish.handle.lv.clone(), wish));
+        let work = |context, wish| async move { unstage::unstage(&context, wish).await };
+        self.change("NodeUnstageVolume", &request.volume_id, wish, work).await
+    }
+
+    async fn node_publish_volume(
+        &self,
+        request: Request<proto::NodePublishVolumeRequest>,
+    ) -> Result<Response<proto::NodePublishVolumeResponse>, Status> {
+        let request = request.into_inner();
+        let wish = publish::validate(&*self.context.volumes, &request).map(|wish| (wish.handle.lv.clone(), wish));
+        let work = |context, wish| async move { publish::publish(&context, wish).await };
+        self.change("NodePublishVolume", &request.volume_id, wish, work).await
+    }
+
+    async fn node_unpublish_volume(
+        &self,
+        request: Request<proto::NodeUnpublishVolumeRequest>,
+    ) -> Result<Response<proto::NodeUnpublishVolumeResponse>, Status> {
+        let request = request.into_inner();
+        let wish = unpublish::validate(&*self.context.volumes, &request).map(|wish| (wish.handle.lv.clone(), wish));
+        let work = |context, wish| async move { unpublish::unpublish(&context, wish).await };
+        self.change("NodeUnpublishVolume", &request.volume_id, wish, work).await
+    }
+
+    async fn node_get_volume_stats(
+        &self,
+        request: Request<proto::NodeGetVolumeStatsRequest>,
+    ) -> Result<Response<proto::NodeGetVolumeStatsResponse>, Status> {
+        let request = request.into_inner();
+        let result = stats::measure(&self.context, &request).await;
+        status::answer("NodeGetVolumeStats", &request.volume_id, result)
+    }
+
+    async fn node_get_capabilities(
+        &self,
+        _: Request<proto::NodeGetCapabilitiesRequest>,
+    ) -> Result<Response<proto::NodeGetCapabilitiesResponse>, Status> {
+        let capability =
+            |rpc: Type| proto::NodeServiceCapability { r#type: Some(CapabilityType::Rpc(Rpc { r#type: rpc.into() })) };
+        let capabilities = CAPABILITIES.map(capability).to_vec();
+        Ok(Response::new(proto::NodeGetCapabilitiesResponse { capabilities }))
+    }
+
+    async fn node_get_info(
+        &self,
+        _: Request<proto::NodeGetInfoRequest>,
+    ) -> Result<Response<proto::NodeGetInfoResponse>, Status> {
+        let node = self.context.volumes.node();
+        Ok(Response::new(proto::NodeGetInfoResponse {
+            node_id: node.to_string(),
+            // No limit: a logical volume in use takes no slot of anything. How many a volume group holds is a matter of
+            // its metadata area, and so of capacity.
+            max_volumes_per_node: 0,
+            accessible_topology: Some(topology::of(node)),
+        }))
+    }
+
+    async fn node_expand_volume(
+        &self,
+        _: Request<proto::NodeExpandVolumeRequest>,
+    ) -> Result<Response<proto::NodeExpandVolumeResponse>, Status> {
+        Err(Status::unimplemented("volumes cannot be expanded yet"))
+    }
+
+    async fn node_get_volume_health(
+        &self,
+        _: Request<proto::NodeGetVolumeHealthRequest>,
+    ) -> Result<Response<proto::NodeGetVolumeHealthResponse>, Status> {
+        Err(Status::unimplemented("GET_VOLUME_HEALTH is not among the node's capabilities"))
+    }
+
+    async fn node_get_storage_health(
+        &self,
+        _: Request<proto::NodeGetStorageHealthRequest>,
+    ) -> Result<Response<proto::NodeGetStorageHealthResponse>, Status> {
+        Err(Status::unimplemented("GET_STORAGE_HEALTH is not among the node's capabilities"))
+    }
+}
