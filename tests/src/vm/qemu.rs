@@ -78,7 +78,7 @@ fn command_line(spec: &VmSpec, kernel: &Kernel, initramfs: &Path, accelerator: A
     qemu = qemu.arg("-device").arg(format!("virtserialport,chardev=agent,name={PORT}"));
     for (index, disk) in spec.disks.iter().enumerate() {
         let file = escape(&image(&spec.work_dir, disk).display().to_string());
-        let drive = format!("id=d{index},file={file},format=raw,if=none,cache=unsafe,discard=unmap,detect-zeroes=off");
+        let drive = format!("id=d{index},file={file},format=raw,if=none,cache=unsafe,discard=unmap,detect-zeroes=unmap");
         qemu = qemu.args(["-drive", &drive]);
         qemu = qemu.args(["-device", &format!("virtio-blk-pci,drive=d{index},serial={}", disk.name)]);
     }
