@@ -3,7 +3,7 @@
 set positional-arguments := true
 set shell := ["bash", "-euo", "pipefail", "-c"]
 
-testbed := "cargo run --locked --quiet --package quarry-tests --bin testbed --"
+testbed := "target/debug/testbed"
 
 # A two-node cluster, pods with volumes, what becomes of them, how long it took (--keep: leave it running).
 demo *args: _testbed
@@ -95,7 +95,7 @@ deny:
 
 # Part of test: the Helm chart, what it renders and what it refuses.
 chart:
-    cargo test --locked --package quarry-tests --test chart
+    cargo test --locked --workspace --test chart
 
 # Part of test: the driver on real LVM, in a virtual machine without udevd.
 kernel *args: _testbed
@@ -119,4 +119,4 @@ long *args: _testbed
 
 # The test bed itself; its own recipe, so that a first build shows its progress.
 _testbed:
-    @cargo build --locked --package quarry-tests --bin testbed
+    @cargo build --locked --workspace --bin testbed
