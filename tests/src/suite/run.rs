@@ -52,11 +52,11 @@ pub struct Program {
 pub fn run(program: &Program, machine: impl FnOnce(&std::path::Path) -> VmSpec) -> Verdict {
     let scratch = match Scratch::new(&program.name) {
         Ok(scratch) => scratch,
-        Err(error) => return conclude(program, Verdict::None(format!("{error:#}"))),
+        Err(error) => return conclude(&program.name, Verdict::None(format!("{error:#}"))),
     };
     let verdict = in_machine(program, machine(scratch.path()));
     let verdict = verdict.unwrap_or_else(|error| Verdict::None(format!("{error:#}")));
-    let verdict = conclude(program, verdict);
+    let verdict = conclude(&program.name, verdict);
     if verdict != Verdict::Pass {
         match scratch.keep() {
             Ok(path) => eprintln!("testbed: console and logs are kept in {}", path.display()),
@@ -66,11 +66,11 @@ pub fn run(program: &Program, machine: impl FnOnce(&std::path::Path) -> VmSpec) 
     verdict
 }
 
-fn conclude(program: &Program, verdict: Verdict) -> Verdict {
+pub(super) fn conclude(name: &str, verdict: Verdict) -> Verdict {
     match &verdict {
-        Verdict::Pass => eprintln!("testbed: suite {}: pass", program.name),
-        Verdict::Fail => eprintln!("testbed: suite {}: FAIL", program.name),
-        Verdict::None(reason) => eprintln!("testbed: suite {}: NO VERDICT: {reason}", program.name),
+        Verdict::Pass => eprintln!("testbed: suite {}: pass", name),
+        Verdict::Fail => eprintln!("testbed: suite {}: FAIL", name),
+        Verdict::None(reason) => eprintln!("testbed: suite {}: NO VERDICT: {reason}", name),
     }
     verdict
 }
