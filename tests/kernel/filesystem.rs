@@ -150,6 +150,27 @@ async fn mounts_on_one_another_are_all_taken_away_and_a_busy_one_stays() {
 }
 
 #[tokio::test]
+async fn a_filesystem_that_met_an_error_is_known_by_its_refusing_writes() {
+    let bench = Bench::new("shut");
+    for fs in FilesystemType::ALL {
+        bench.format(fs).await.unwrap();
+        let place = bench.place("mount");
+        bench.mount(fs, &place).await.unwrap();
+        let changed = || shell(&format!("stat -c '%y %z' {0}; find {0} | sort", place.display()));
+        let before = changed();
+        assert!(bench.filesystems.takes_writes(&place).await.unwrap(), "{fs}");
+        assert_eq!(changed(), before, "{fs}: asking left a trace");
+        if fs == FilesystemType::Btrfs {
+            shell(&format!("mount -o remount,ro {}", place.display()));
+        } else {
+            shell(&format!("xfs_io -x -c 'shutdown' {}", place.display()));
+        }
+        assert!(!bench.filesystems.takes_writes(&place).await.unwrap(), "{fs}");
+        bench.unmount(&place).await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn a_new_thin_volume_is_formatted_without_filling_its_pool() {
     let bench = Bench::new("fill");
     let filesystems = &bench.filesystems;

@@ -197,7 +197,8 @@ pub async fn publish<V: Volumes>(
             return Err(not_staged(&format!("{} is mounted there", staged.describe())));
         }
         // A pod that runs may go on reading; none is begun on a volume that it cannot write to.
-        if !published && staged.filesystem_is_read_only() && !staged.has("ro") {
+        let for_writing = !published && !staged.has("ro");
+        if for_writing && (staged.filesystem_is_read_only() || !context.filesystems.takes_writes(&staging).await?) {
             return Err(MountError::TurnedReadOnly { target: staging }.into());
         }
         if !published {
