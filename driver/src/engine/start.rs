@@ -59,6 +59,10 @@ pub enum StartError {
 /// LVM's reports are killed after this: they wait for the lock of a hanging writer.
 const REPORT_LIMIT: Duration = Duration::from_secs(30);
 
+/// How often is looked for volume groups that are not there: an admin may be making one, a disk may come back. A look
+/// reads the first sectors of each disk.
+const MISSING_PERIOD: Duration = Duration::from_secs(10);
+
 impl Engine {
     /// Starts the engine. A volume group that is missing or broken does not keep it from starting.
     ///
@@ -157,6 +161,13 @@ impl Engine {
                 let event = tokio::select! {
                     () = shutdown.cancelled() => return,
                     event = events.next() => event,
+                    // Groups that are not there cannot be watched.
+                    () = tokio::time::sleep(MISSING_PERIOD), if self.lacks_groups() => {
+                        if self.look_again(&BTreeSet::new()).await && self.groups.all().len() != groups.len() {
+                            break;
+                        }
+                        continue;
+                    }
                 };
                 match event {
                     None => return tracing::error!("the watch over the volume groups ended"),
@@ -174,10 +185,15 @@ impl Engine {
         }
     }
 
+    /// Whether a group is not there that a class names, or that held volumes.
+    fn lacks_groups(&self) -> bool {
+        let lacks = |class: &DeviceClass| self.groups.by_name(&class.volume_group).is_none();
+        self.config.device_classes.iter().any(lacks) || self.groups.none_gone().is_err()
+    }
+
     /// Reads groups again. True when all devices were looked at anew, so that other ones may have to be watched.
     async fn look_again(&self, names: &BTreeSet<String>) -> bool {
-        let lacks = |class: &DeviceClass| self.groups.by_name(&class.volume_group).is_none();
-        let mut rescan = self.config.device_classes.iter().any(lacks) || self.groups.none_gone().is_err();
+        let mut rescan = self.lacks_groups();
         for group in self.groups.all().into_iter().filter(|group| names.contains(group.name())) {
             match group.read().await {
                 // A physical volume that we do not know was added, or one is missing that may be back.

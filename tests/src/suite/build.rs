@@ -24,18 +24,19 @@ pub enum Profile {
 
 /// Builds a suite's program, a `[[test]]` of this package.
 pub(super) fn test_program(name: &str) -> Result<PathBuf> {
-    build(&["test", "--no-run", "--package", "quarry-tests", "--test", name], name)
+    build(&["test", "--no-run", "--workspace", "--test", name], name)
 }
 
 /// Builds the driver.
 pub(super) fn driver(profile: Profile) -> Result<PathBuf> {
-    let mut arguments = vec!["build", "--package", "quarry-driver", "--bin", "quarry-driver"];
+    let mut arguments = vec!["build", "--workspace", "--bin", "quarry-driver"];
     if profile == Profile::Release {
         arguments.push("--release");
     }
     build(&arguments, "quarry-driver")
 }
 
+/// Always of the whole workspace: with a part of it cargo chooses other features of the dependencies and builds them anew.
 fn build(arguments: &[&str], target: &str) -> Result<PathBuf> {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let command =

@@ -124,7 +124,7 @@ fn keep_kernel_log(vm: &Vm) {
     }
 }
 
-fn judge(exit: Exit, closing: Option<Closing>) -> Verdict {
+pub(super) fn judge(exit: Exit, closing: Option<Closing>) -> Verdict {
     match (exit, closing) {
         (Exit::Code(0), Some(Closing { passed: 1.., failed: 0 })) => Verdict::Pass,
         (Exit::Code(0), Some(Closing { passed: 0, failed: 0 })) => Verdict::None("no test ran".to_owned()),
