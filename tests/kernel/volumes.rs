@@ -155,7 +155,8 @@ async fn ids_of_foreign_form_and_of_other_nodes_are_told_apart() {
 async fn a_class_or_group_that_this_node_lacks_sends_the_pod_elsewhere() {
     let group = VolumeGroup::fresh("lack").unwrap();
     let config = format!(
-        "deviceClasses:\n  - {{name: default, volumeGroup: {}}}\n  - {{name: nvme, volumeGroup: none-such}}\n",
+        "deviceClasses:\n  - {{name: default, volumeGroup: {}}}\n  - {{name: nvme, volumeGroup: none-such}}\n\
+         timeouts: {{answerSeconds: 300}}\n",
         group.name()
     );
     let scene = Scene::with_config(group, &config).await;
