@@ -78,6 +78,14 @@ pub enum DeleteError {
         /// The volume.
         lv: LvName,
     },
+    /// LVM lists a volume that was not there a moment ago.
+    #[error("volume group {vg} shows {lv} now and did not a moment ago; ask again")]
+    Appeared {
+        /// The group.
+        vg: String,
+        /// The volume.
+        lv: LvName,
+    },
     /// The volume is gone and may come back in a power cut.
     #[error(transparent)]
     Flush(#[from] FlushError),
@@ -139,7 +147,7 @@ impl Engine {
                 tracing::info!(volume = %lv, "asked to delete a volume that is gone already");
                 Ok(())
             }
-            Some(row) => Err(DeleteError::StillThere { vg: row.vg.clone(), lv: lv.clone() }),
+            Some(row) => Err(DeleteError::Appeared { vg: row.vg.clone(), lv: lv.clone() }),
         }
     }
 }

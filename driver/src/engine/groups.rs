@@ -169,27 +169,31 @@ impl Groups {
         self.all().into_iter().find(|group| group.name() == name)
     }
 
-    /// The group that has a logical volume of that name, freshly read. `None` says that none has, affirmed: all were
-    /// read whole.
+    /// The group that has a logical volume of that name, freshly read: one of ours before any other. `None` says that
+    /// none has, affirmed: all were read whole.
     ///
     /// # Errors
-    /// [`Unreadable`] when the volume was not found and some group could not be read whole, or is gone.
+    /// [`Unreadable`] when no volume of ours was found and some group could not be read whole, or is gone.
     pub async fn locate(&self, lv: &LvName) -> Result<Option<(Arc<Group>, Arc<Reading>)>, Unreadable> {
-        let mut trouble = None;
+        let (mut foreign, mut trouble) = (None, None);
         for group in self.all() {
             match group.read().await {
-                Ok(reading) if reading.has(lv) => return Ok(Some((group, reading))),
-                Ok(reading) if !reading.is_complete() => {
-                    let what = reading.state().completeness.to_string();
-                    trouble = Some(Unreadable::Incomplete { vg: group.name().to_owned(), what });
+                Ok(reading) if reading.is_ours(lv) => return Ok(Some((group, reading))),
+                Ok(reading) => {
+                    if !reading.is_complete() {
+                        let what = reading.state().completeness.to_string();
+                        trouble = Some(Unreadable::Incomplete { vg: group.name().to_owned(), what });
+                    }
+                    if reading.has(lv) {
+                        foreign = Some((group, reading));
+                    }
                 }
-                Ok(_) => {}
                 Err(error) => trouble = Some(error),
             }
         }
         match trouble {
             Some(error) => Err(error),
-            None => self.none_gone().map(|()| None),
+            None => self.none_gone().map(|()| foreign),
         }
     }
 

@@ -26,7 +26,7 @@ impl From<DeleteVolumeError> for Status {
         use DeleteVolumeError as E;
         let code = match &error {
             E::NoId => Code::InvalidArgument,
-            E::Busy(_) | E::Engine(DeleteError::OutcomeUnknown { .. }) => Code::Aborted,
+            E::Busy(_) | E::Engine(DeleteError::OutcomeUnknown { .. } | DeleteError::Appeared { .. }) => Code::Aborted,
             E::Engine(DeleteError::OtherNode { .. } | DeleteError::InUse { .. } | DeleteError::Foreign { .. }) => {
                 Code::FailedPrecondition
             }
