@@ -35,13 +35,13 @@ impl Scene {
 
     pub async fn with_config(group: VolumeGroup, config: &str) -> Self {
         let driver = DriverUnderTest::start(spec(config)).unwrap();
-        Self { csi: driver.connect().await.unwrap(), driver, group }
+        Self { csi: serving(&driver).await, driver, group }
     }
 
     /// Starts the driver again, after it was stopped or killed.
     pub async fn restart(&mut self) {
         self.driver.launch().unwrap();
-        self.csi = self.driver.connect().await.unwrap();
+        self.csi = serving(&self.driver).await;
     }
 
     pub async fn create(&self, request: csi::CreateVolumeRequest) -> Result<csi::Volume, Status> {
@@ -92,6 +92,13 @@ impl Scene {
         let ours = rows.into_iter().filter(|row| row["lv_tags"].split(',').any(|tag| tag == "quarry"));
         ours.map(|mut row| row.remove("lv_name").unwrap()).collect()
     }
+}
+
+/// A client, when the driver answers: its socket is there from the first moment, its answers come after the start's work.
+async fn serving(driver: &DriverUnderTest) -> Csi {
+    let mut csi = driver.connect().await.unwrap();
+    csi.identity.probe(csi::ProbeRequest {}).await.unwrap();
+    csi
 }
 
 pub fn spec(config: &str) -> DriverSpec {
