@@ -48,47 +48,46 @@ async fn deleted(scene: &Scene, id: &str) {
 #[tokio::test]
 async fn every_filesystem_keeps_its_data_from_pod_to_pod() {
     let scene = Scene::new("life").await;
-    for (number, fs) in ["ext4", "xfs", "btrfs"].into_iter().enumerate() {
-        for (provisioning, more) in [("thin", THIN), ("thick", THICK)] {
-            let pod = made(&scene, &format!("{fs}-{provisioning}"), fs, 400 * MIB, more).await;
-            assert_eq!(pod.stage_tag(&scene), "g=new");
-            for _ in 0..2 {
-                pod.stage(&scene).await.unwrap();
-                pod.publish(&scene, "one").await.unwrap();
-            }
-            assert_eq!(pod.stage_tag(&scene), "g=formatted");
-            let (one, two) = (text(&pod.target("one")), text(&pod.target("two")));
-            shell(&format!("echo {number} > {one}/data && sync -f {one}/data"));
-            assert_eq!(shell(&format!("findmnt -n -o FSTYPE {one}")).trim(), fs);
-
-            // A second pod of the node sees the same; one that may only read cannot write.
-            let mut reader = made(&scene, &format!("{fs}-{provisioning}"), fs, 400 * MIB, more).await;
-            reader.readonly = true;
-            reader.publish(&scene, "two").await.unwrap();
-            shell(&format!("grep -qx {number} {two}/data && ! touch {two}/other"));
-            refused(pod.publish(&scene, "two").await, Code::AlreadyExists, &[&two, "for reading only"]);
-
-            let usage = pod.stats(&scene, &pod.target("one")).await.unwrap();
-            assert!(usage[0].total > 300 * MIB && usage[0].total <= 400 * MIB, "{usage:?}");
-            assert!(usage[0].used > 0 && usage[0].available > 0 && usage[0].available < usage[0].total, "{usage:?}");
-            assert_eq!(usage.len(), if fs == "btrfs" { 1 } else { 2 }, "{usage:?}");
-
-            refused(scene.delete(&pod.volume.volume_id).await, Code::FailedPrecondition, &[&one]);
-            for _ in 0..2 {
-                pod.unpublish(&scene, "one").await.unwrap();
-                pod.unpublish(&scene, "two").await.unwrap();
-            }
-            assert!(!pod.target("one").exists() && !pod.target("two").exists());
-            for _ in 0..2 {
-                pod.unstage(&scene).await.unwrap();
-            }
-            refused(pod.publish(&scene, "one").await, Code::FailedPrecondition, &["not staged", "nothing is mounted"]);
-
-            pod.start(&scene, "three").await;
-            shell(&format!("grep -qx {number} {}/data", text(&pod.target("three"))));
-            pod.end(&scene, "three").await;
-            deleted(&scene, &pod.volume.volume_id).await;
+    let kinds = [("ext4", "thin", THIN), ("ext4", "thick", THICK), ("xfs", "thin", THIN), ("btrfs", "thick", THICK)];
+    for (number, (fs, provisioning, more)) in kinds.into_iter().enumerate() {
+        let pod = made(&scene, &format!("{fs}-{provisioning}"), fs, 400 * MIB, more).await;
+        assert_eq!(pod.stage_tag(&scene), "g=new");
+        for _ in 0..2 {
+            pod.stage(&scene).await.unwrap();
+            pod.publish(&scene, "one").await.unwrap();
         }
+        assert_eq!(pod.stage_tag(&scene), "g=formatted");
+        let (one, two) = (text(&pod.target("one")), text(&pod.target("two")));
+        shell(&format!("echo {number} > {one}/data && sync -f {one}/data"));
+        assert_eq!(shell(&format!("findmnt -n -o FSTYPE {one}")).trim(), fs);
+
+        // A second pod of the node sees the same; one that may only read cannot write.
+        let mut reader = made(&scene, &format!("{fs}-{provisioning}"), fs, 400 * MIB, more).await;
+        reader.readonly = true;
+        reader.publish(&scene, "two").await.unwrap();
+        shell(&format!("grep -qx {number} {two}/data && ! touch {two}/other"));
+        refused(pod.publish(&scene, "two").await, Code::AlreadyExists, &[&two, "for reading only"]);
+
+        let usage = pod.stats(&scene, &pod.target("one")).await.unwrap();
+        assert!(usage[0].total > 300 * MIB && usage[0].total <= 400 * MIB, "{usage:?}");
+        assert!(usage[0].used > 0 && usage[0].available > 0 && usage[0].available < usage[0].total, "{usage:?}");
+        assert_eq!(usage.len(), if fs == "btrfs" { 1 } else { 2 }, "{usage:?}");
+
+        refused(scene.delete(&pod.volume.volume_id).await, Code::FailedPrecondition, &[&one]);
+        for _ in 0..2 {
+            pod.unpublish(&scene, "one").await.unwrap();
+            pod.unpublish(&scene, "two").await.unwrap();
+        }
+        assert!(!pod.target("one").exists() && !pod.target("two").exists());
+        for _ in 0..2 {
+            pod.unstage(&scene).await.unwrap();
+        }
+        refused(pod.publish(&scene, "one").await, Code::FailedPrecondition, &["not staged", "nothing is mounted"]);
+
+        pod.start(&scene, "three").await;
+        shell(&format!("grep -qx {number} {}/data", text(&pod.target("three"))));
+        pod.end(&scene, "three").await;
+        deleted(&scene, &pod.volume.volume_id).await;
     }
 }
 

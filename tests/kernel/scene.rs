@@ -11,6 +11,9 @@ use tonic::{Code, Status};
 pub const MIB: i64 = 1 << 20;
 pub const GIB: i64 = 1 << 30;
 
+/// An emulated machine on a busy host is slow: what a test waits for is the end of the work, not the driver's patience.
+const PATIENCE: &str = "timeouts: {answerSeconds: 300, nodeAnswerSeconds: 300}\n";
+
 /// A volume group with a driver on it, whose log counts LVM's processes.
 pub struct Scene {
     pub csi: Csi,
@@ -26,7 +29,7 @@ impl Scene {
 
     /// A scene on a group made in some way, with more lines for its device class.
     pub async fn on(group: VolumeGroup, class: &str) -> Self {
-        let config = format!("deviceClasses:\n  - name: default\n    volumeGroup: {}\n{class}", group.name());
+        let config = format!("deviceClasses:\n  - name: default\n    volumeGroup: {}\n{class}{PATIENCE}", group.name());
         Self::with_config(group, &config).await
     }
 
