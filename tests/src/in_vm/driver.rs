@@ -43,7 +43,11 @@ impl DriverSpec {
     /// A driver of node `node-1`, one class `default` on this volume group, with a thin pool `quarry-pool`.
     #[must_use]
     pub fn for_group(volume_group: &str) -> Self {
-        Self::with_config(&format!("deviceClasses:\n  - name: default\n    volumeGroup: {volume_group}\n"))
+        // An emulated machine on a busy host is slow; the caller waits for the work, not for the driver's patience.
+        Self::with_config(&format!(
+            "deviceClasses:\n  - name: default\n    volumeGroup: {volume_group}\n\
+             timeouts: {{answerSeconds: 300, nodeAnswerSeconds: 300}}\n"
+        ))
     }
 
     /// A driver of node `node-1` with this configuration file.

@@ -134,7 +134,6 @@ pub fn validate<V: Volumes>(
     volumes: &V,
     request: &proto::NodePublishVolumeRequest,
 ) -> Result<Wish, PublishVolumeError> {
-    let handle = request::volume(&request.volume_id, volumes.node())?;
     let target = request::path(TARGET, &request.target_path)?;
     let used = Use::read(request.volume_capability.as_ref())?;
     if used.capability.content == Content::Block && request.readonly {
@@ -146,6 +145,8 @@ pub fn validate<V: Volumes>(
     }
     let staging = request::path(STAGING, &request.staging_target_path)?;
     let read_only = request.readonly || used.capability.access == Access::NodeReaders;
+    // Last: what the request lacks is wrong whatever volume it means.
+    let handle = request::volume(&request.volume_id, volumes.node())?;
     Ok(Wish { handle, staging, target, used, read_only })
 }
 
