@@ -20,75 +20,53 @@ fn of_type(fs: &str, more: &[(&'static str, &'static str)]) -> Vec<(&'static str
 async fn made(scene: &Scene, name: &str, fs: &str, bytes: i64, more: &[(&'static str, &'static str)]) -> Pod {
     let parameters = of_type(fs, more);
     let parameters: Vec<(&str, &str)> = parameters.iter().map(|(key, value)| (*key, value.as_str())).collect();
-    let volume = created(scene, filesystem(name, bytes, &parameters)).await;
+    let volume = scene.create(filesystem(name, bytes, &parameters)).await.unwrap();
     Pod::with_filesystem(scene, volume, fs, &[])
-}
-
-/// As csi-provisioner does: a volume that is still being made is asked for again.
-async fn created(scene: &Scene, request: csi::CreateVolumeRequest) -> csi::Volume {
-    for _ in 0..30 {
-        match scene.create(request.clone()).await {
-            Err(status) if status.code() == Code::Aborted => tokio::time::sleep(Duration::from_secs(1)).await,
-            made => return made.unwrap(),
-        }
-    }
-    panic!("the volume is still not made");
-}
-
-async fn deleted(scene: &Scene, id: &str) {
-    for _ in 0..30 {
-        match scene.delete(id).await {
-            Err(status) if status.code() == Code::Aborted => tokio::time::sleep(Duration::from_secs(1)).await,
-            gone => return gone.unwrap(),
-        }
-    }
-    panic!("the volume is still not deleted");
 }
 
 #[tokio::test]
 async fn every_filesystem_keeps_its_data_from_pod_to_pod() {
     let scene = Scene::new("life").await;
-    for (number, fs) in ["ext4", "xfs", "btrfs"].into_iter().enumerate() {
-        for (provisioning, more) in [("thin", THIN), ("thick", THICK)] {
-            let pod = made(&scene, &format!("{fs}-{provisioning}"), fs, 400 * MIB, more).await;
-            assert_eq!(pod.stage_tag(&scene), "g=new");
-            for _ in 0..2 {
-                pod.stage(&scene).await.unwrap();
-                pod.publish(&scene, "one").await.unwrap();
-            }
-            assert_eq!(pod.stage_tag(&scene), "g=formatted");
-            let (one, two) = (text(&pod.target("one")), text(&pod.target("two")));
-            shell(&format!("echo {number} > {one}/data && sync -f {one}/data"));
-            assert_eq!(shell(&format!("findmnt -n -o FSTYPE {one}")).trim(), fs);
-
-            // A second pod of the node sees the same; one that may only read cannot write.
-            let mut reader = made(&scene, &format!("{fs}-{provisioning}"), fs, 400 * MIB, more).await;
-            reader.readonly = true;
-            reader.publish(&scene, "two").await.unwrap();
-            shell(&format!("grep -qx {number} {two}/data && ! touch {two}/other"));
-            refused(pod.publish(&scene, "two").await, Code::AlreadyExists, &[&two, "for reading only"]);
-
-            let usage = pod.stats(&scene, &pod.target("one")).await.unwrap();
-            assert!(usage[0].total > 300 * MIB && usage[0].total <= 400 * MIB, "{usage:?}");
-            assert!(usage[0].used > 0 && usage[0].available > 0 && usage[0].available < usage[0].total, "{usage:?}");
-            assert_eq!(usage.len(), if fs == "btrfs" { 1 } else { 2 }, "{usage:?}");
-
-            refused(scene.delete(&pod.volume.volume_id).await, Code::FailedPrecondition, &[&one]);
-            for _ in 0..2 {
-                pod.unpublish(&scene, "one").await.unwrap();
-                pod.unpublish(&scene, "two").await.unwrap();
-            }
-            assert!(!pod.target("one").exists() && !pod.target("two").exists());
-            for _ in 0..2 {
-                pod.unstage(&scene).await.unwrap();
-            }
-            refused(pod.publish(&scene, "one").await, Code::FailedPrecondition, &["not staged", "nothing is mounted"]);
-
-            pod.start(&scene, "three").await;
-            shell(&format!("grep -qx {number} {}/data", text(&pod.target("three"))));
-            pod.end(&scene, "three").await;
-            deleted(&scene, &pod.volume.volume_id).await;
+    let kinds = [("ext4", "thin", THIN), ("ext4", "thick", THICK), ("xfs", "thin", THIN), ("btrfs", "thick", THICK)];
+    for (number, (fs, provisioning, more)) in kinds.into_iter().enumerate() {
+        let pod = made(&scene, &format!("{fs}-{provisioning}"), fs, 400 * MIB, more).await;
+        assert_eq!(pod.stage_tag(&scene), "g=new");
+        for _ in 0..2 {
+            pod.stage(&scene).await.unwrap();
+            pod.publish(&scene, "one").await.unwrap();
         }
+        assert_eq!(pod.stage_tag(&scene), "g=formatted");
+        let (one, two) = (text(&pod.target("one")), text(&pod.target("two")));
+        shell(&format!("echo {number} > {one}/data && sync -f {one}/data"));
+        assert_eq!(shell(&format!("findmnt -n -o FSTYPE {one}")).trim(), fs);
+
+        // A second pod of the node sees the same; one that may only read cannot write.
+        let mut reader = made(&scene, &format!("{fs}-{provisioning}"), fs, 400 * MIB, more).await;
+        reader.readonly = true;
+        reader.publish(&scene, "two").await.unwrap();
+        shell(&format!("grep -qx {number} {two}/data && ! touch {two}/other"));
+        refused(pod.publish(&scene, "two").await, Code::AlreadyExists, &[&two, "for reading only"]);
+
+        let usage = pod.stats(&scene, &pod.target("one")).await.unwrap();
+        assert!(usage[0].total > 300 * MIB && usage[0].total <= 400 * MIB, "{usage:?}");
+        assert!(usage[0].used > 0 && usage[0].available > 0 && usage[0].available < usage[0].total, "{usage:?}");
+        assert_eq!(usage.len(), if fs == "btrfs" { 1 } else { 2 }, "{usage:?}");
+
+        refused(scene.delete(&pod.volume.volume_id).await, Code::FailedPrecondition, &[&one]);
+        for _ in 0..2 {
+            pod.unpublish(&scene, "one").await.unwrap();
+            pod.unpublish(&scene, "two").await.unwrap();
+        }
+        assert!(!pod.target("one").exists() && !pod.target("two").exists());
+        for _ in 0..2 {
+            pod.unstage(&scene).await.unwrap();
+        }
+        refused(pod.publish(&scene, "one").await, Code::FailedPrecondition, &["not staged", "nothing is mounted"]);
+
+        pod.start(&scene, "three").await;
+        shell(&format!("grep -qx {number} {}/data", text(&pod.target("three"))));
+        pod.end(&scene, "three").await;
+        scene.delete(&pod.volume.volume_id).await.unwrap();
     }
 }
 
@@ -96,7 +74,7 @@ async fn every_filesystem_keeps_its_data_from_pod_to_pod() {
 async fn mount_flags_and_mkfs_options_are_passed_on() {
     let scene = Scene::new("flags").await;
     let options = [("mkfsOptions", "-m 7 -O ^has_journal")];
-    let volume = created(&scene, filesystem("pvc-1", GIB, &options)).await;
+    let volume = scene.create(filesystem("pvc-1", GIB, &options)).await.unwrap();
     let mut pod = Pod::with_filesystem(&scene, volume.clone(), "ext4", &["noatime", "nodev"]);
     pod.volume.volume_context.clear();
     refused(pod.stage(&scene).await, Code::InvalidArgument, &["mkfs options", "volume_context"]);
@@ -125,7 +103,7 @@ async fn a_cut_off_mkfs_is_finished_by_the_next_stage() {
     let mut scene = Scene::new("cut").await;
     // mkfs is told to write every block four times first, so that there is time to cut it off.
     let slow = [("provisioning", "thick"), ("mkfsOptions", "-c -c")];
-    let volume = created(&scene, filesystem("pvc-1", 160 * MIB, &slow)).await;
+    let volume = scene.create(filesystem("pvc-1", 160 * MIB, &slow)).await.unwrap();
     let pod = Pod::with_filesystem(&scene, volume, "ext4", &[]);
     let mut node = scene.csi.node.clone();
     let request = pod.stage_request();
@@ -209,7 +187,7 @@ async fn an_existing_ext4_is_checked_before_it_is_mounted() {
     let scene = Scene::new("fsck").await;
     // Without checksums the superblock can be damaged here byte by byte.
     let options = [("mkfsOptions", "-b 4096 -O ^metadata_csum,^64bit,^has_journal")];
-    let volume = created(&scene, filesystem("pvc-1", GIB, &options)).await;
+    let volume = scene.create(filesystem("pvc-1", GIB, &options)).await.unwrap();
     let pod = Pod::with_filesystem(&scene, volume, "ext4", &[]);
     pod.stage(&scene).await.unwrap();
     pod.unstage(&scene).await.unwrap();
@@ -237,7 +215,7 @@ async fn an_existing_ext4_is_checked_before_it_is_mounted() {
 #[tokio::test]
 async fn a_raw_block_volume_is_a_device_in_its_pod() {
     let scene = Scene::new("raw").await;
-    let volume = created(&scene, block("pvc-1", 64 * MIB, THIN)).await;
+    let volume = scene.create(block("pvc-1", 64 * MIB, THIN)).await.unwrap();
     let mut pod = Pod::with_block(&scene, volume.clone());
     pod.set_mode(Mode::SingleNodeSingleWriter);
     for _ in 0..2 {
@@ -268,7 +246,7 @@ async fn a_raw_block_volume_is_a_device_in_its_pod() {
     pod.start(&scene, "b").await;
     shell(&format!("head -c 3 {} | grep -qx raw", text(&pod.target("b"))));
     pod.end(&scene, "b").await;
-    deleted(&scene, &volume.volume_id).await;
+    scene.delete(&volume.volume_id).await.unwrap();
 }
 
 #[tokio::test]
@@ -290,7 +268,7 @@ async fn one_pod_at_a_time_where_the_access_mode_says_so() {
 #[tokio::test]
 async fn a_volume_is_used_as_what_it_is() {
     let scene = Scene::new("kind").await;
-    let raw = created(&scene, block("raw", 64 * MIB, THIN)).await;
+    let raw = scene.create(block("raw", 64 * MIB, THIN)).await.unwrap();
     let as_mount = Pod::with_filesystem(&scene, raw, "", &[]);
     refused(as_mount.stage(&scene).await, Code::InvalidArgument, &["raw block device", "ext4 filesystem"]);
     refused(as_mount.publish(&scene, "a").await, Code::InvalidArgument, &["raw block device"]);

@@ -206,3 +206,123 @@ impl<V: Volumes> Node for NodeService<V> {
         Err(Status::unimplemented("GET_STORAGE_HEALTH is not among the node's capabilities"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::{ActivateError, Device, FindError, StageError, UsageError, Volume, VolumeGuard, VolumeLocks};
+    use crate::exec::{Exec, Tools};
+    use crate::volume::{Stage, TopologyValue, VolumeHandle};
+    use quarry_proto::csi::v1::volume_capability::{AccessMode, AccessType, MountVolume};
+    use tokio::sync::Semaphore;
+    use tonic::Code;
+
+    /// Volumes of which none exists, which is found out only when the test allows it.
+    struct NoVolumes {
+        node: TopologyValue,
+        locks: VolumeLocks,
+        allowed: Semaphore,
+    }
+
+    #[tonic::async_trait]
+    impl Volumes for NoVolumes {
+        type Guard = VolumeGuard;
+
+        fn node(&self) -> &TopologyValue {
+            &self.node
+        }
+
+        fn lock(&self, lv: &LvName, operation: &'static str) -> Result<VolumeGuard, Busy> {
+            self.locks.take(lv.as_str(), operation)
+        }
+
+        async fn find(&self, handle: &VolumeHandle) -> Result<Volume, FindError> {
+            self.allowed.acquire().await.unwrap().forget();
+            Err(FindError::Absent(handle.clone()))
+        }
+
+        async fn activate(&self, _: &Volume) -> Result<Device, ActivateError> {
+            unreachable!("there is no volume")
+        }
+
+        async fn device(&self, _: &Volume) -> Result<Option<Device>, UsageError> {
+            unreachable!("there is no volume")
+        }
+
+        async fn set_stage(&self, _: &Volume, _: Stage) -> Result<Volume, StageError> {
+            unreachable!("there is no volume")
+        }
+    }
+
+    fn service() -> (Arc<NoVolumes>, Arc<NodeService<NoVolumes>>) {
+        let volumes = Arc::new(NoVolumes {
+            node: TopologyValue::for_node("node-1"),
+            locks: VolumeLocks::default(),
+            allowed: Semaphore::new(0),
+        });
+        let filesystems = Filesystems::new(Exec::default(), Tools::find().unwrap(), Duration::from_secs(60));
+        let limit = Duration::from_secs(100);
+        (Arc::clone(&volumes), Arc::new(NodeService::new(volumes, filesystems, Detached::default(), limit)))
+    }
+
+    fn stage_request() -> Request<proto::NodeStageVolumeRequest> {
+        Request::new(proto::NodeStageVolumeRequest {
+            volume_id: "node-1/pvc-1".to_owned(),
+            staging_target_path: "/staging".to_owned(),
+            volume_capability: Some(proto::VolumeCapability {
+                access_mode: Some(AccessMode { mode: 7 }),
+                access_type: Some(AccessType::Mount(MountVolume::default())),
+            }),
+            ..Default::default()
+        })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_hangs_is_answered_and_keeps_its_volume_locked_to_the_end() {
+        let (volumes, service) = service();
+        let first = service.node_stage_volume(stage_request()).await.unwrap_err();
+        assert_eq!(first.code(), Code::Aborted);
+        assert!(first.message().contains("NodeStageVolume of volume node-1/pvc-1 still runs"), "{first:?}");
+
+        let unstage = proto::NodeUnstageVolumeRequest {
+            volume_id: "node-1/pvc-1".to_owned(),
+            staging_target_path: "/no/such/staging".to_owned(),
+        };
+        let second = service.node_unstage_volume(Request::new(unstage.clone())).await.unwrap_err();
+        assert_eq!(second.code(), Code::Aborted);
+        assert!(second.message().contains("pvc-1") && second.message().contains("NodeStageVolume"), "{second:?}");
+
+        volumes.allowed.add_permits(1);
+        while volumes.locks.count() > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        service.node_unstage_volume(Request::new(unstage)).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_caller_that_goes_away_leaves_the_work_and_the_lock() {
+        let (volumes, service) = service();
+        let patience = Duration::from_secs(1);
+        assert!(tokio::time::timeout(patience, service.node_stage_volume(stage_request())).await.is_err());
+        assert_eq!((service.detached.running(), volumes.locks.count()), (1, 1));
+        volumes.allowed.add_permits(2);
+        service.detached.finish().await;
+        assert_eq!(volumes.locks.count(), 0);
+    }
+
+    #[tokio::test]
+    async fn exactly_what_is_served_is_advertised() {
+        let (_, service) = service();
+        let request = Request::new(proto::NodeGetCapabilitiesRequest {});
+        let answer = service.node_get_capabilities(request).await.unwrap().into_inner();
+        let numbers: Vec<i32> = answer
+            .capabilities
+            .into_iter()
+            .map(|capability| match capability.r#type {
+                Some(CapabilityType::Rpc(rpc)) => rpc.r#type,
+                None => 0,
+            })
+            .collect();
+        assert_eq!(numbers, [1, 2, 5]);
+    }
+}
