@@ -1,6 +1,14 @@
 //! The kernel suite: runs in a virtual machine, as root, one test at a time (`testbed suite kernel`).
 
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a step of a test that fails is a panic, in helpers too")]
+
 mod bed;
+mod filesystem;
+#[path = "../../driver/tests/support/lvm_report.rs"]
+mod lvm_report;
+mod metadata;
+mod node;
 mod outside;
+mod pod;
 mod scene;
 mod volumes;

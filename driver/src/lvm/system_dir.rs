@@ -23,7 +23,14 @@ const OVERRIDES: &str = r#"
 config { checks=0 }
 global { use_aio=0 use_lvmpolld=0 notify_dbus=0 event_activation=0 }
 backup { backup=0 archive=0 }
-activation { udev_sync=0 udev_rules=0 verify_udev_operations=0 monitoring=0 thin_pool_autoextend_threshold=100 }
+activation {
+    udev_sync=0
+    udev_rules=0
+    verify_udev_operations=0
+    monitoring=0
+    thin_pool_autoextend_threshold=100
+    error_when_full=1
+}
 devices {
     use_devicesfile=1
     devicesfile="quarry.devices"

@@ -33,6 +33,7 @@ pub fn create_thin(vg: &str, pool: &str, lv: &LvName, size: Bytes, tags: &[Strin
 }
 
 /// Makes a thin pool: it zeroes new blocks, and a full pool fails writes at once instead of hanging them for a minute.
+/// The latter by the configuration's `error_when_full`: lvcreate 2.03.16 documents `--errorwhenfull` and refuses it.
 #[must_use]
 pub fn create_pool(vg: &str, pool: &str, plan: &PoolPlan, tag: &str) -> Command {
     Command::new("lvcreate", Effect::Change)
@@ -43,7 +44,6 @@ pub fn create_pool(vg: &str, pool: &str, plan: &PoolPlan, tag: &str) -> Command 
         .option("--poolmetadatasize", format_args!("{}b", plan.metadata.0))
         .option("--chunksize", format_args!("{}b", plan.chunk.0))
         .option("-Z", "y")
-        .option("--errorwhenfull", "y")
         .add_tags([tag])
         .word(vg)
 }

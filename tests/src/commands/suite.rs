@@ -5,6 +5,8 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
+use quarry_tests::artifacts::{Binaries, Store};
+use quarry_tests::progress::Progress;
 use quarry_tests::suite::{self, Verdict};
 
 /// What `testbed suite` takes.
@@ -16,6 +18,12 @@ pub struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Suite {
+    /// The test bed's machines themselves.
+    Bed {
+        /// Which tests, and options of the test program.
+        #[arg(last = true)]
+        filter: Vec<String>,
+    },
     /// The driver on real LVM.
     Kernel {
         #[command(flatten)]
@@ -34,9 +42,9 @@ enum Suite {
     Sanity {
         #[command(flatten)]
         udevd: Udevd,
-        /// The csi-sanity binary.
+        /// Use this csi-sanity instead of building it.
         #[arg(long, env = "QUARRY_CSI_SANITY")]
-        binary: PathBuf,
+        binary: Option<PathBuf>,
     },
 }
 
@@ -64,10 +72,19 @@ impl Udevd {
 /// Runs it; the first verdict that is no pass is the end.
 pub fn run(arguments: Arguments) -> Result<ExitCode> {
     match arguments.suite {
+        Suite::Bed { filter } => Ok(suite::bed::suite(&filter)?.exit_code()),
         Suite::Kernel { udevd, filter } => each(udevd, |udev| suite::kernel::suite(udev, &filter)),
         Suite::Cluster { filter } => suite::cluster::suite(&filter).map(|verdict| verdict.exit_code()),
-        Suite::Sanity { udevd, binary } => each(udevd, |udev| suite::sanity::suite(&binary, udev)),
+        Suite::Sanity { udevd, binary } => {
+            let binary = binary.map_or_else(csi_sanity, Ok)?;
+            each(udevd, |udev| suite::sanity::suite(&binary, udev))
+        }
     }
+}
+
+/// The csi-sanity of the cache, built if it is not there.
+fn csi_sanity() -> Result<PathBuf> {
+    Binaries::build(&Store::open()?, &["csi-tools"], &Progress::default())?.path("csi-sanity")
 }
 
 fn each(udevd: Udevd, suite: impl Fn(bool) -> Result<Verdict>) -> Result<ExitCode> {

@@ -5,6 +5,8 @@ use std::time::Duration;
 /// A suite of the test bed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Suite {
+    /// The machines of the test bed themselves.
+    Bed,
     /// The driver on real LVM, without udevd.
     Kernel,
     /// The same with udevd.
@@ -22,6 +24,7 @@ pub enum Suite {
 #[must_use]
 pub fn budget(suite: Suite) -> Duration {
     let minutes = match suite {
+        Suite::Bed => 15,
         Suite::Kernel => 20,
         Suite::KernelUdev => 25,
         Suite::Sanity => 20,

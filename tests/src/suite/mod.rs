@@ -3,6 +3,7 @@
 //! **Invariant.** A suite passes only if its program ended with exit code 0, as told by the machine's agent, and said
 //! itself that at least one test ran and none failed. Everything else is a failure or no verdict.
 
+pub mod bed;
 pub mod bench;
 mod budget;
 pub(crate) mod build;
