@@ -16,11 +16,11 @@ pub struct Scratch {
     _hook: SignalHook,
 }
 
-/// The folders of all runs of this name that go on now.
+/// The folders of all runs of this name that go on now, and their process ids.
 ///
 /// # Errors
 /// If the folders cannot be listed.
-pub fn running(name: &str) -> Result<Vec<PathBuf>> {
+pub fn running(name: &str) -> Result<Vec<(PathBuf, i32)>> {
     let base = cache::target().join("testbed");
     if !base.exists() {
         return Ok(Vec::new());
@@ -32,10 +32,10 @@ pub fn running(name: &str) -> Result<Vec<PathBuf>> {
         if let Some((of, pid)) = file_name.rsplit_once('-')
             && of == name
             && !path.join(KEPT).exists()
-            && pid.parse::<u32>().is_ok()
-            && Path::new("/proc").join(pid).exists()
+            && let Ok(pid) = pid.parse()
+            && Path::new("/proc").join(format!("{pid}")).exists()
         {
-            found.push(path);
+            found.push((path, pid));
         }
     }
     Ok(found)

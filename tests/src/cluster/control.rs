@@ -8,7 +8,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -59,26 +59,22 @@ enum Reply {
     Error(String),
 }
 
-/// Serves requests on threads of its own until the process ends. `stop` is called for [`Request::Stop`].
+/// Serves requests on threads of its own until the process ends. [`Request::Stop`] is handed to `stop`; without it, or
+/// when nobody receives any more, it is refused.
 ///
 /// # Errors
 /// When the socket cannot be made.
-pub fn serve(cluster: &Arc<Cluster>, stop: impl Fn() + Send + Sync + 'static) -> Result<()> {
+pub fn serve(cluster: &Arc<Cluster>, stop: Option<mpsc::Sender<()>>) -> Result<()> {
     let folder = File::open(cluster.folder()).context("cannot open the cluster's folder")?;
     let listener = UnixListener::bind(short_path(&folder)).context("cannot make the control socket")?;
-    let (cluster, stop) = (Arc::downgrade(cluster), Arc::new(stop));
+    let cluster = Arc::downgrade(cluster);
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             let Some(cluster) = cluster.upgrade() else { return };
-            let stop = Arc::clone(&stop);
+            let stop = stop.clone();
             thread::spawn(move || {
-                let answered = answer(&cluster, stream);
-                // Whoever stops the cluster must hold the last handle to it.
-                drop(cluster);
-                match answered {
-                    Ok(true) => stop(),
-                    Ok(false) => {}
-                    Err(error) => eprintln!("testbed: control socket: {error:#}"),
+                if let Err(error) = answer(&cluster, stop.as_ref(), stream) {
+                    eprintln!("testbed: control socket: {error:#}");
                 }
             });
         }
@@ -86,29 +82,27 @@ pub fn serve(cluster: &Arc<Cluster>, stop: impl Fn() + Send + Sync + 'static) ->
     Ok(())
 }
 
-/// Answers one request; `true` if it was to stop.
-fn answer(cluster: &Cluster, mut stream: UnixStream) -> Result<bool> {
+fn answer(cluster: &Cluster, stop: Option<&mpsc::Sender<()>>, mut stream: UnixStream) -> Result<()> {
     let mut line = String::new();
     BufReader::new(stream.try_clone()?).read_line(&mut line)?;
     let request: Request = serde_json::from_str(&line).context("the request is not understood")?;
-    let stopping = matches!(request, Request::Stop);
-    let reply = handle(cluster, request).unwrap_or_else(|error| Reply::Error(format!("{error:#}")));
+    let reply = handle(cluster, stop, request).unwrap_or_else(|error| Reply::Error(format!("{error:#}")));
     serde_json::to_writer(&mut stream, &reply)?;
-    stream.write_all(b"\n")?;
-    Ok(stopping)
+    Ok(stream.write_all(b"\n")?)
 }
 
-fn handle(cluster: &Cluster, request: Request) -> Result<Reply> {
+fn handle(cluster: &Cluster, stop: Option<&mpsc::Sender<()>>, request: Request) -> Result<Reply> {
     match request {
         Request::Run { node, command, limit_s } => {
             let outcome = cluster.node(&node)?.run(&command, Duration::from_secs(limit_s))?;
-            Ok(Reply::Outcome { exit: outcome.exit, stdout: outcome.stdout, stderr: outcome.stderr })
+            return Ok(Reply::Outcome { exit: outcome.exit, stdout: outcome.stdout, stderr: outcome.stderr });
         }
-        Request::Reboot { node } => cluster.node(&node)?.reboot().map(|()| Reply::Done),
-        Request::PowerCut { node } => cluster.node(&node)?.power_cut().map(|()| Reply::Done),
-        Request::Collect { folder } => cluster.collect(&folder).map(|()| Reply::Done),
-        Request::Stop => Ok(Reply::Done),
+        Request::Reboot { node } => cluster.node(&node)?.reboot()?,
+        Request::PowerCut { node } => cluster.node(&node)?.power_cut()?,
+        Request::Collect { folder } => cluster.collect(&folder)?,
+        Request::Stop => stop.and_then(|stop| stop.send(()).ok()).context("this cluster is not kept running")?,
     }
+    Ok(Reply::Done)
 }
 
 /// The other end: a cluster that another process runs.

@@ -19,6 +19,7 @@ mod template;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -34,9 +35,13 @@ pub use self::setup::Parts;
 use crate::artifacts::{Archive, Binaries, Store};
 use crate::progress::Progress;
 use crate::scratch::{self, Scratch};
+use crate::wait;
 
 /// How long a node may take to be ready once its kubelet runs.
 const READY_LIMIT: Duration = Duration::from_secs(120);
+
+/// How long requests to a cluster that ends may take.
+const UNSHARE_LIMIT: Duration = Duration::from_secs(60);
 
 /// What the folders of clusters are called.
 const FOLDER: &str = "cluster";
@@ -85,6 +90,16 @@ impl Cluster {
                 Err(error.context(format!("the cluster did not start; its logs are in {}", folder.keep()?.display())))
             }
         }
+    }
+
+    /// The cluster that was served on its socket, once the requests that run have ended.
+    ///
+    /// # Errors
+    /// When they do not end.
+    pub fn unshare(shared: Arc<Self>) -> Result<Self> {
+        let alone = || Ok((Arc::strong_count(&shared) == 1).then_some(()));
+        wait::until("end of the requests to the cluster", UNSHARE_LIMIT, Duration::from_millis(20), alone)?;
+        Arc::into_inner(shared).context("the cluster is still in use")
     }
 
     /// Its folder: scripts `kubectl` and `helm`, logs, the control socket.
@@ -227,11 +242,11 @@ impl Running {
     }
 }
 
-/// The folders of the clusters that this checkout's test bed runs now.
+/// The folders of the clusters that this checkout's test bed runs now, and the process ids of their test beds.
 ///
 /// # Errors
 /// When the folders cannot be listed.
-pub fn running() -> Result<Vec<PathBuf>> {
+pub fn running() -> Result<Vec<(PathBuf, i32)>> {
     scratch::running(FOLDER)
 }
 

@@ -31,18 +31,15 @@ pub fn run() -> Result<ExitCode> {
     let nodes = vec![NodeSettings::usual("quarry-1"), NodeSettings::usual("quarry-2")];
     let cluster = Parts::make(false, &progress)?.start(nodes, &progress)?;
     progress.say("the cluster runs");
-    keep(cluster)?;
+    let cluster = Arc::new(cluster);
+    let (stop, stopped) = mpsc::channel();
+    control::serve(&cluster, Some(stop))?;
+    keep(cluster, &stopped)?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Says how to go on by hand, waits for `testbed stop` (a signal ends the process from its own thread), then stops it.
-pub fn keep(cluster: Cluster) -> Result<()> {
-    let cluster = Arc::new(cluster);
-    let (stop, stopped) = mpsc::channel();
-    control::serve(&cluster, move || {
-        // Nobody waits any more when it is already stopping.
-        stop.send(()).ok();
-    })?;
+pub fn keep(cluster: Arc<Cluster>, stopped: &mpsc::Receiver<()>) -> Result<()> {
     println!("\nThe cluster keeps running until Ctrl-C here or `./dev stop` elsewhere. To go on by hand:\n");
     println!("  alias kubectl={}", cluster.kubectl().program().display());
     println!("  kubectl get pods -A -o wide");
@@ -51,34 +48,35 @@ pub fn keep(cluster: Cluster) -> Result<()> {
     }
     println!("\nLogs: {}", cluster.folder().display());
     stopped.recv().context("the control socket is gone")?;
-    stop_shared(cluster)
+    Cluster::unshare(cluster)?.stop()
 }
 
-/// Stops a cluster that was served on its socket, once the requests that run have ended.
-pub fn stop_shared(cluster: Arc<Cluster>) -> Result<()> {
-    let alone = || Ok((Arc::strong_count(&cluster) == 1).then_some(()));
-    wait::until("end of the requests to the cluster", Duration::from_secs(60), Duration::from_millis(50), alone)?;
-    Arc::into_inner(cluster).context("the cluster is still in use")?.stop()
-}
-
-/// Stops every cluster that runs on this machine.
+/// Stops every cluster that this checkout's test bed runs.
 pub fn stop() -> Result<ExitCode> {
     let running = cluster::running()?;
     if running.is_empty() {
         println!("no cluster runs");
     }
-    for folder in &running {
-        Remote::of(folder).order(&Request::Stop).with_context(|| {
-            format!(
-                "the test bed in {} does not take orders: it is starting, or runs a suite; end it with Ctrl-C",
-                folder.display()
-            )
-        })?;
+    for (folder, pid) in &running {
+        // One that is kept is asked and ends well; any other, that starts or runs a suite, is told to end.
+        if Remote::of(folder).order(&Request::Stop).is_err() {
+            end(*pid)?;
+        }
         let gone = || Ok((!folder.exists()).then_some(()));
         wait::until("end of the cluster", Duration::from_secs(60), Duration::from_millis(100), gone)?;
         println!("stopped the cluster in {}", folder.display());
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Asks a test bed's process to end, if it is one.
+fn end(pid: i32) -> Result<()> {
+    let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    if name.trim() != "testbed" {
+        bail!("process {pid} is {:?} and no test bed: its cluster's folder was left behind", name.trim());
+    }
+    let pid = rustix::process::Pid::from_raw(pid).context("no process has this number")?;
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).context("cannot end the test bed")
 }
 
 /// Runs a command on a node of the cluster that runs.
@@ -95,7 +93,7 @@ pub fn node(arguments: NodeArguments) -> Result<ExitCode> {
 
 fn the_one() -> Result<PathBuf> {
     match cluster::running()?.as_slice() {
-        [one] => Ok(one.clone()),
+        [(one, _)] => Ok(one.clone()),
         [] => bail!("no cluster runs: start one with `./dev demo --keep`"),
         more => bail!("{} clusters run on this machine; stop them with `./dev stop`", more.len()),
     }

@@ -1,6 +1,7 @@
 //! `testbed demo`: claims become logical volumes on real nodes, shown step by step, every step checked.
 
 use std::process::ExitCode;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -8,7 +9,7 @@ use clap::Args;
 use quarry_tests::artifacts::BUSYBOX;
 use quarry_tests::cluster::kubectl::{Kubectl, pod_ready, text};
 use quarry_tests::cluster::release::Release;
-use quarry_tests::cluster::{Cluster, NodeSettings, Parts};
+use quarry_tests::cluster::{Cluster, NodeSettings, Parts, control};
 use quarry_tests::command::Command;
 use quarry_tests::progress::Progress;
 use quarry_tests::wait;
@@ -59,9 +60,12 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         let version = text(&cluster.kubectl().get("node quarry-1")?, "/status/nodeInfo/kubeletVersion").to_owned();
         Ok((cluster, format!("2 nodes Ready, Kubernetes {version}")))
     })?;
+    let cluster = Arc::new(cluster);
+    let (stop, stopped) = mpsc::channel();
+    control::serve(&cluster, arguments.keep.then_some(stop))?;
     if let Err(error) = demo.show(&cluster) {
         demo.table();
-        let logs = cluster.stop_and_keep()?;
+        let logs = Cluster::unshare(cluster)?.stop_and_keep()?;
         return Err(error.context(format!(
             "the demo failed; logs of every part, events and LVM's state are in {}",
             logs.display()
@@ -71,9 +75,9 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     if arguments.keep {
         println!("\nStill there: the pod demo-0 with its volume. Try\n");
         println!("  kubectl exec demo-0 -- df -h /data");
-        keep(cluster)?;
+        keep(cluster, &stopped)?;
     } else {
-        cluster.stop()?;
+        Cluster::unshare(cluster)?.stop()?;
         println!("\nThe cluster is stopped. `./dev demo --keep` leaves it running, with a kubectl to try things with.");
     }
     Ok(ExitCode::SUCCESS)

@@ -74,11 +74,11 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     match arguments.suite {
         Suite::Bed { filter } => Ok(suite::bed::suite(&filter)?.exit_code()),
         Suite::Kernel { udevd, filter } => each(udevd, |udev| suite::kernel::suite(udev, &filter)),
+        Suite::Cluster { filter } => suite::cluster::suite(&filter).map(|verdict| verdict.exit_code()),
         Suite::Sanity { udevd, binary } => {
             let binary = binary.map_or_else(csi_sanity, Ok)?;
             each(udevd, |udev| suite::sanity::suite(&binary, udev))
         }
-        Suite::Cluster { filter } => suite::cluster::suite(&filter).map(|verdict| verdict.exit_code()),
     }
 }
 

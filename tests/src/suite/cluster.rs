@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
 use super::build;
 use super::closing::closing;
@@ -15,11 +15,8 @@ use crate::cluster::{Cluster, NodeSettings, Parts, control};
 use crate::command::{Command, Stream};
 use crate::process;
 use crate::progress::Progress;
-use crate::wait;
 
 const NAME: &str = "cluster";
-/// How long a cluster may take to stop after the last test.
-const STOP: Duration = Duration::from_secs(60);
 
 /// Builds the suite and what a cluster needs, starts one and runs the suite against it.
 ///
@@ -47,9 +44,7 @@ fn in_cluster(parts: &Parts, tests: &Command, progress: &Progress) -> Result<Ver
     let limit = budget(Suite::Cluster);
     let cluster = Arc::new(parts.start(nodes(), progress)?);
     let verdict = with_driver(&cluster, tests, limit.saturating_sub(begin.elapsed()), progress);
-    let alone = || Ok((Arc::strong_count(&cluster) == 1).then_some(()));
-    wait::until("end of the requests to the cluster", STOP, Duration::from_millis(50), alone)?;
-    let cluster = Arc::into_inner(cluster).context("the cluster is still in use")?;
+    let cluster = Cluster::unshare(cluster)?;
     if matches!(verdict, Ok(Verdict::Pass)) {
         cluster.stop()?;
     } else {
@@ -62,7 +57,7 @@ fn in_cluster(parts: &Parts, tests: &Command, progress: &Progress) -> Result<Ver
 fn with_driver(cluster: &Arc<Cluster>, tests: &Command, limit: Duration, progress: &Progress) -> Result<Verdict> {
     let names: Vec<&str> = cluster.nodes().collect();
     progress.step("install the chart", || Release::of(cluster.folder()).install(&names, &[]))?;
-    control::serve(cluster, || ())?;
+    control::serve(cluster, None)?;
     let command = tests.clone().env(crate::cluster::FOLDER_VARIABLE, cluster.folder());
     let mut output = Vec::new();
     let exit = process::run_streaming(&command, limit, |stream, bytes| match stream {
