@@ -148,7 +148,9 @@ pub async fn probe(args: &ProbeArgs) -> anyhow::Result<()> {
     let limit = Duration::from_secs(args.timeout_seconds);
     let ask = async {
         let endpoint = Endpoint::from_shared(format!("unix://{}", args.csi_socket.display()))?;
-        let channel = endpoint.connect().await?;
+        let channel = endpoint.connect().await;
+        let channel =
+            channel.map_err(|_| anyhow::anyhow!("nobody listens on the socket {}", args.csi_socket.display()))?;
         let answer = IdentityClient::new(channel).probe(quarry_proto::csi::v1::ProbeRequest {}).await?;
         anyhow::ensure!(answer.into_inner().ready.unwrap_or(true), "the driver is not ready");
         Ok(())

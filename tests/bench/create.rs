@@ -1,25 +1,23 @@
-//! Latency of creating and deleting volumes, in a virtual machine (`testbed bench create`).
+//! Latency and LVM processes of creating and deleting volumes, in a virtual machine (`testbed bench create`).
 //!
-//! What is measured in one run is compared by ratios only: absolute times of an emulated machine mean nothing.
+//! The driver, over its socket, next to one bare LVM process and next to the command sequences of other drivers, in
+//! turns, in one run. Only ratios are to be believed: an emulated machine makes a process's start expensive.
 
-use std::collections::BTreeMap;
+#[path = "create/contender.rs"]
+mod contender;
+#[path = "create/table.rs"]
+mod table;
+
 use std::process::ExitCode;
-use std::time::Instant;
 
-use anyhow::{Context as _, Result};
-use quarry_tests::in_vm::{self, VolumeGroup, lvm};
-use serde::Serialize;
+use anyhow::{Context as _, Result, ensure};
+use quarry_tests::in_vm::{self, DriverSpec, DriverUnderTest, VolumeGroup, lvm};
 
-/// How often each operation is measured.
-const ROUNDS: usize = 20;
+use contender::Contender;
+use table::{Measured, Results};
 
-/// What is told of one operation.
-#[derive(Debug, Serialize)]
-struct Measured {
-    p50_ms: f64,
-    p90_ms: f64,
-    rounds: usize,
-}
+/// How often each operation is measured, unless the first argument says otherwise.
+const ROUNDS: usize = 15;
 
 fn main() -> ExitCode {
     match run() {
@@ -38,39 +36,35 @@ fn run() -> Result<usize> {
     in_vm::require()?;
     let to = std::env::var_os("QUARRY_BENCH_RESULT")
         .context("QUARRY_BENCH_RESULT is not set: use `testbed bench create`")?;
+    let rounds = match std::env::args().nth(1) {
+        Some(text) => text.parse().with_context(|| format!("the number of rounds is {text:?}; it must be a number"))?,
+        None => ROUNDS,
+    };
+    ensure!(rounds > 0, "the number of rounds is 0; it must be at least 1");
     let group = VolumeGroup::fresh("bench")?;
-    lvm("lvcreate", &["-y", "--type", "thin-pool", "-L", "2g", "-n", "pool", group.name()])?.success()?;
-    let mut times: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
-    for round in 0..ROUNDS {
-        let name = format!("v{round}");
-        let path = format!("{}/{name}", group.name());
-        let create = ["-y", "-V", "1g", "--thinpool", "pool", "-n", &name, group.name()];
-        times.entry("bare thin lvcreate").or_default().push(timed(|| lvm("lvcreate", &create)?.success().map(drop))?);
-        times
-            .entry("bare thin lvremove")
-            .or_default()
-            .push(timed(|| lvm("lvremove", &["-y", &path])?.success().map(drop))?);
+    // The debug log tells each command that the driver runs, which is how its processes are counted.
+    let mut spec = DriverSpec::for_group(group.name());
+    spec.env.push(("QUARRY_LOG_FILTER".to_owned(), "warn,quarry_driver::exec=debug".to_owned()));
+    let driver = DriverUnderTest::start(spec)?;
+    lvm("lvcreate", &["-y", "--type", "thin-pool", "-L", "3g", "-Z", "y", "-n", "quarry-pool", group.name()])?
+        .success()?;
+
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let contenders = contender::all(&runtime, &driver, &group)?;
+    let mut measured: Vec<Measured> = contenders.iter().map(|contender| Measured::new(contender.name())).collect();
+    for round in 0..=rounds {
+        for (contender, measured) in contenders.iter().zip(&mut measured) {
+            let volume = format!("bench-{round}");
+            let (create, create_processes) = contender.timed(|| contender.create(&volume))?;
+            let (delete, delete_processes) = contender.timed(|| contender.delete(&volume))?;
+            // The first round warms caches up.
+            if round > 0 {
+                measured.add(create, create_processes, delete, delete_processes);
+            }
+        }
     }
-    let results: BTreeMap<&str, Measured> = times.into_iter().map(|(name, times)| (name, summary(times))).collect();
-    for (name, measured) in &results {
-        println!(
-            "{name:<24} p50 {:>8.1} ms  p90 {:>8.1} ms  ({} rounds)",
-            measured.p50_ms, measured.p90_ms, measured.rounds
-        );
-    }
+    let results = Results::of(measured, rounds)?;
+    print!("{results}");
     std::fs::write(&to, serde_json::to_vec_pretty(&results)?).context("cannot write the result")?;
-    Ok(results.len())
-}
-
-/// Milliseconds that it took.
-fn timed(operation: impl FnOnce() -> Result<()>) -> Result<f64> {
-    let begin = Instant::now();
-    operation()?;
-    Ok(begin.elapsed().as_secs_f64() * 1000.0)
-}
-
-fn summary(mut times: Vec<f64>) -> Measured {
-    times.sort_by(f64::total_cmp);
-    let at = |percent: usize| times.get((times.len() * percent / 100).min(times.len().saturating_sub(1))).copied();
-    Measured { p50_ms: at(50).unwrap_or(f64::NAN), p90_ms: at(90).unwrap_or(f64::NAN), rounds: times.len() }
+    Ok(contenders.len())
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use quarry_driver::device_number::DeviceNumber;
 use quarry_driver::exec::{Exec, Tools};
 use quarry_driver::filesystem::{
-    CheckError, Checked, Content, FormatError, Filesystems, Ground, MountError, MountRequest, MountTable, Mounted,
+    CheckError, Checked, Content, Filesystems, FormatError, Ground, MountError, MountRequest, MountTable, Mounted,
     Outcome, Proof, device, target,
 };
 use quarry_driver::volume::FilesystemType;
@@ -79,15 +79,21 @@ async fn a_device_in_use_is_neither_formatted_nor_checked() {
             assert!(matches!(bench.filesystems.check(&bench.device, fs).await, Err(CheckError::InUse(_))));
         }
         // Also where only another mount namespace has it mounted.
-        let hold = "unshare -m --propagation private sh -c 'touch /run/held; while [ -e /run/held ]; do sleep 0.1; done'";
-        shell(&format!("rm -f /run/held; setsid {hold} >/dev/null 2>&1 & while ! [ -e /run/held ]; do sleep 0.1; done"));
+        let hold =
+            "unshare -m --propagation private sh -c 'touch /run/held; while [ -e /run/held ]; do sleep 0.1; done'";
+        shell(&format!(
+            "rm -f /run/held; setsid {hold} >/dev/null 2>&1 & while ! [ -e /run/held ]; do sleep 0.1; done"
+        ));
         bench.unmount(&place).await.unwrap();
         let elsewhere = bench.format(fs).await;
         shell("rm /run/held");
         assert!(matches!(elsewhere, Err(FormatError::InUse(_))), "{fs}: {elsewhere:?}");
-        quarry_tests::wait::until("the other namespace's end", Duration::from_secs(30), Duration::from_millis(100), || {
-            Ok((!device::is_claimed(&bench.device)?).then_some(()))
-        })
+        quarry_tests::wait::until(
+            "the other namespace's end",
+            Duration::from_secs(30),
+            Duration::from_millis(100),
+            || Ok((!device::is_claimed(&bench.device)?).then_some(())),
+        )
         .unwrap();
     }
 }
@@ -141,6 +147,27 @@ async fn mounts_on_one_another_are_all_taken_away_and_a_busy_one_stays() {
     assert!(MountTable::read().unwrap().at(&staged).is_some());
     drop(held);
     bench.unmount(&staged).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_filesystem_that_met_an_error_is_known_by_its_refusing_writes() {
+    let bench = Bench::new("shut");
+    for fs in FilesystemType::ALL {
+        bench.format(fs).await.unwrap();
+        let place = bench.place("mount");
+        bench.mount(fs, &place).await.unwrap();
+        let changed = || shell(&format!("stat -c '%y %z' {0}; find {0} | sort", place.display()));
+        let before = changed();
+        assert!(bench.filesystems.takes_writes(&place).await.unwrap(), "{fs}");
+        assert_eq!(changed(), before, "{fs}: asking left a trace");
+        if fs == FilesystemType::Btrfs {
+            shell(&format!("mount -o remount,ro {}", place.display()));
+        } else {
+            shell(&format!("xfs_io -x -c 'shutdown' {}", place.display()));
+        }
+        assert!(!bench.filesystems.takes_writes(&place).await.unwrap(), "{fs}");
+        bench.unmount(&place).await.unwrap();
+    }
 }
 
 #[tokio::test]

@@ -20,8 +20,29 @@ fn of_type(fs: &str, more: &[(&'static str, &'static str)]) -> Vec<(&'static str
 async fn made(scene: &Scene, name: &str, fs: &str, bytes: i64, more: &[(&'static str, &'static str)]) -> Pod {
     let parameters = of_type(fs, more);
     let parameters: Vec<(&str, &str)> = parameters.iter().map(|(key, value)| (*key, value.as_str())).collect();
-    let volume = scene.create(filesystem(name, bytes, &parameters)).await.unwrap();
+    let volume = created(scene, filesystem(name, bytes, &parameters)).await;
     Pod::with_filesystem(scene, volume, fs, &[])
+}
+
+/// As csi-provisioner does: a volume that is still being made is asked for again.
+async fn created(scene: &Scene, request: csi::CreateVolumeRequest) -> csi::Volume {
+    for _ in 0..30 {
+        match scene.create(request.clone()).await {
+            Err(status) if status.code() == Code::Aborted => tokio::time::sleep(Duration::from_secs(1)).await,
+            made => return made.unwrap(),
+        }
+    }
+    panic!("the volume is still not made");
+}
+
+async fn deleted(scene: &Scene, id: &str) {
+    for _ in 0..30 {
+        match scene.delete(id).await {
+            Err(status) if status.code() == Code::Aborted => tokio::time::sleep(Duration::from_secs(1)).await,
+            gone => return gone.unwrap(),
+        }
+    }
+    panic!("the volume is still not deleted");
 }
 
 #[tokio::test]
@@ -66,7 +87,7 @@ async fn every_filesystem_keeps_its_data_from_pod_to_pod() {
             pod.start(&scene, "three").await;
             shell(&format!("grep -qx {number} {}/data", text(&pod.target("three"))));
             pod.end(&scene, "three").await;
-            scene.delete(&pod.volume.volume_id).await.unwrap();
+            deleted(&scene, &pod.volume.volume_id).await;
         }
     }
 }
@@ -75,7 +96,7 @@ async fn every_filesystem_keeps_its_data_from_pod_to_pod() {
 async fn mount_flags_and_mkfs_options_are_passed_on() {
     let scene = Scene::new("flags").await;
     let options = [("mkfsOptions", "-m 7 -O ^has_journal")];
-    let volume = scene.create(filesystem("pvc-1", GIB, &options)).await.unwrap();
+    let volume = created(&scene, filesystem("pvc-1", GIB, &options)).await;
     let mut pod = Pod::with_filesystem(&scene, volume.clone(), "ext4", &["noatime", "nodev"]);
     pod.volume.volume_context.clear();
     refused(pod.stage(&scene).await, Code::InvalidArgument, &["mkfs options", "volume_context"]);
@@ -104,7 +125,7 @@ async fn a_cut_off_mkfs_is_finished_by_the_next_stage() {
     let mut scene = Scene::new("cut").await;
     // mkfs is told to write every block four times first, so that there is time to cut it off.
     let slow = [("provisioning", "thick"), ("mkfsOptions", "-c -c")];
-    let volume = scene.create(filesystem("pvc-1", 160 * MIB, &slow)).await.unwrap();
+    let volume = created(&scene, filesystem("pvc-1", 160 * MIB, &slow)).await;
     let pod = Pod::with_filesystem(&scene, volume, "ext4", &[]);
     let mut node = scene.csi.node.clone();
     let request = pod.stage_request();
@@ -188,7 +209,7 @@ async fn an_existing_ext4_is_checked_before_it_is_mounted() {
     let scene = Scene::new("fsck").await;
     // Without checksums the superblock can be damaged here byte by byte.
     let options = [("mkfsOptions", "-b 4096 -O ^metadata_csum,^64bit,^has_journal")];
-    let volume = scene.create(filesystem("pvc-1", GIB, &options)).await.unwrap();
+    let volume = created(&scene, filesystem("pvc-1", GIB, &options)).await;
     let pod = Pod::with_filesystem(&scene, volume, "ext4", &[]);
     pod.stage(&scene).await.unwrap();
     pod.unstage(&scene).await.unwrap();
@@ -205,7 +226,8 @@ async fn an_existing_ext4_is_checked_before_it_is_mounted() {
     shell(&format!("e2fsck -fn {device}"));
 
     // The root directory's inode without its mode cannot be repaired without guessing.
-    let table = shell(&format!("dumpe2fs {device} 2>/dev/null | grep -m1 'Inode table at' | grep -o '[0-9]*' | head -1"));
+    let table =
+        shell(&format!("dumpe2fs {device} 2>/dev/null | grep -m1 'Inode table at' | grep -o '[0-9]*' | head -1"));
     poke("\\000\\000", table.trim().parse::<u64>().unwrap() * 4096 + 256);
     poke("\\002\\000", 1024 + 58);
     refused(pod.stage(&scene).await, Code::Internal, &["damaged beyond safe repair", "e2fsck -f"]);
@@ -215,7 +237,7 @@ async fn an_existing_ext4_is_checked_before_it_is_mounted() {
 #[tokio::test]
 async fn a_raw_block_volume_is_a_device_in_its_pod() {
     let scene = Scene::new("raw").await;
-    let volume = scene.create(block("pvc-1", 64 * MIB, THIN)).await.unwrap();
+    let volume = created(&scene, block("pvc-1", 64 * MIB, THIN)).await;
     let mut pod = Pod::with_block(&scene, volume.clone());
     pod.set_mode(Mode::SingleNodeSingleWriter);
     for _ in 0..2 {
@@ -246,7 +268,7 @@ async fn a_raw_block_volume_is_a_device_in_its_pod() {
     pod.start(&scene, "b").await;
     shell(&format!("head -c 3 {} | grep -qx raw", text(&pod.target("b"))));
     pod.end(&scene, "b").await;
-    scene.delete(&volume.volume_id).await.unwrap();
+    deleted(&scene, &volume.volume_id).await;
 }
 
 #[tokio::test]
@@ -268,7 +290,7 @@ async fn one_pod_at_a_time_where_the_access_mode_says_so() {
 #[tokio::test]
 async fn a_volume_is_used_as_what_it_is() {
     let scene = Scene::new("kind").await;
-    let raw = scene.create(block("raw", 64 * MIB, THIN)).await.unwrap();
+    let raw = created(&scene, block("raw", 64 * MIB, THIN)).await;
     let as_mount = Pod::with_filesystem(&scene, raw, "", &[]);
     refused(as_mount.stage(&scene).await, Code::InvalidArgument, &["raw block device", "ext4 filesystem"]);
     refused(as_mount.publish(&scene, "a").await, Code::InvalidArgument, &["raw block device"]);

@@ -169,7 +169,7 @@ async fn a_class_or_group_that_this_node_lacks_sends_the_pod_elsewhere() {
 
 #[tokio::test]
 async fn a_full_metadata_area_is_noticed_before_lvm_fails() {
-    let scene = Scene::on(group_with("area", &["--metadatasize", "128k"]), "").await;
+    let scene = Scene::on(group_with("area", &["--metadatasize", "64k", "--dataalignment", "64k"]), "").await;
     let mut made = 0;
     let refusal = loop {
         match scene.create(block(&format!("v{made}"), 4 * MIB, THIN)).await {

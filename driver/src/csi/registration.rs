@@ -12,11 +12,13 @@ use std::path::PathBuf;
 use quarry_proto::registration::registration_server::{Registration as Service, RegistrationServer};
 use quarry_proto::registration::{InfoRequest, PluginInfo, RegistrationStatus, RegistrationStatusResponse};
 use tokio::sync::watch;
+use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::DRIVER_NAME;
+use super::authority;
 use super::socket::{Socket, SocketError};
 
 /// Whether kubelet knows the driver.
@@ -76,9 +78,10 @@ impl Registration {
             };
             // kubelet closes its connection after each question, so a graceful end has little to wait for; a client
             // that does not must not keep the driver from ending.
+            let connections = UnixListenerStream::new(listener).map(|stream| stream.map(authority::localhost));
             let server = tonic::transport::Server::builder()
                 .add_service(RegistrationServer::new(service))
-                .serve_with_incoming(UnixListenerStream::new(listener));
+                .serve_with_incoming(connections);
             let served = tokio::select! {
                 served = server => served,
                 () = until => Ok(()),
@@ -177,5 +180,50 @@ mod tests {
         shutdown.cancel();
         server.await.unwrap().unwrap();
         assert!(!socket.exists(), "kubelet still sees a driver that is gone");
+    }
+
+    /// What kubelet's Go client sends, byte for byte as far as it matters: the authority is the socket's escaped path.
+    #[tokio::test]
+    async fn a_request_whose_authority_is_a_path_is_answered() {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("lvm.quarry.storage-reg.sock");
+        let registration = Registration { socket: socket.clone(), csi_socket: "/csi.sock".into() };
+        let (state, _seen) = watch::channel(Registered::Waiting);
+        let shutdown = CancellationToken::new();
+        let server = tokio::spawn(registration.serve(state, shutdown.clone()));
+        client(&socket).await;
+
+        let frame = |kind: u8, flags: u8, stream: u8, payload: &[u8]| {
+            [&[0, 0, u8::try_from(payload.len()).unwrap(), kind, flags, 0, 0, 0, stream], payload].concat()
+        };
+        let literal = |name: &str, value: &str| {
+            let length = |text: &str| u8::try_from(text.len()).unwrap();
+            [&[0, length(name)], name.as_bytes(), &[length(value)], value.as_bytes()].concat()
+        };
+        let headers = [
+            literal(":method", "POST"),
+            literal(":scheme", "http"),
+            literal(":path", "/pluginregistration.Registration/GetInfo"),
+            literal(":authority", "%2Fvar%2Flib%2Fkubelet%2Fx-reg.sock"),
+            literal("content-type", "application/grpc"),
+            literal("te", "trailers"),
+        ];
+        let request = [
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
+            frame(4, 0, 0, &[]),
+            frame(1, 4, 1, &headers.concat()),
+            frame(0, 1, 1, &[0, 0, 0, 0, 0]),
+        ];
+        let mut connection = tokio::net::UnixStream::connect(&socket).await.unwrap();
+        connection.write_all(&request.concat()).await.unwrap();
+        let mut answer = Vec::new();
+        let name = b"lvm.quarry.storage";
+        while !answer.windows(name.len()).any(|window| window == name) {
+            let read = tokio::time::timeout(Duration::from_secs(20), connection.read_buf(&mut answer)).await;
+            assert!(read.expect("no answer").unwrap() > 0, "the connection was closed after {answer:?}");
+        }
+        shutdown.cancel();
+        server.await.unwrap().unwrap();
     }
 }

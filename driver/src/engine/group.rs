@@ -126,6 +126,12 @@ impl Group {
         self.uuid
     }
 
+    /// Whether it was found on the devices that the configuration lists.
+    #[must_use]
+    pub fn is_on_listed_devices(&self) -> bool {
+        !self.listed.is_empty()
+    }
+
     /// The last reading, without looking again.
     #[must_use]
     pub fn known(&self) -> Arc<Reading> {

@@ -80,7 +80,10 @@ impl Engine {
             let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
             return Err(CreateError::NoClass { node: self.node.to_string(), class: name.to_owned(), known });
         };
-        if let Some(group) = self.groups.by_name(&class.volume_group) {
+        let group = self.groups.by_name(&class.volume_group);
+        // A class that lists devices means the group on these, not one of the same name elsewhere.
+        let group = group.filter(|group| class.devices.is_empty() || group.is_on_listed_devices());
+        if let Some(group) = group {
             return Ok((class.clone(), group));
         }
         // It may be a group whose volumes we know: then the claim's volume may be among them.

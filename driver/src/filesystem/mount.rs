@@ -6,7 +6,10 @@
 //! **Invariant.** What is mounted is asked of the kernel, before and after; nothing is mounted over anything else, and
 //! nothing is unmounted by force or lazily.
 
+use std::io;
 use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
 
 use crate::device_number::DeviceNumber;
 use crate::exec::{ExecError, Invocation, Output};
@@ -77,6 +80,15 @@ pub enum MountError {
     TurnedReadOnly {
         /// Where.
         target: PathBuf,
+    },
+    /// It is not known whether it takes writes.
+    #[error("cannot tell whether the filesystem at {} takes writes", target.display())]
+    Writability {
+        /// Where.
+        target: PathBuf,
+        /// The system's reason.
+        #[source]
+        source: io::Error,
     },
     /// mount or umount failed.
     #[error("cannot {action} {}", target.display())]
@@ -171,6 +183,30 @@ impl Filesystems {
             }
             (Err(error), _) => Err(error),
             (Ok(()), found) => Err(without_effect(target, "bound", found)),
+        }
+    }
+
+    /// Whether a mounted filesystem still takes writes: asked by making a file without a name, which nobody sees and
+    /// which is gone at once.
+    ///
+    /// Nothing less tells. A filesystem that met an error refuses writes, but kernels from 6.12 on (and the stable ones
+    /// before) no longer mark it read-only in the mount table, and xfs never did.
+    ///
+    /// # Errors
+    /// [`MountError::Writability`] for an answer that says neither.
+    pub async fn takes_writes(&self, target: &Path) -> Result<bool, MountError> {
+        use rustix::fs::{Mode, OFlags};
+        let path = target.to_owned();
+        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+        let made = super::blocking(move || Ok(rustix::fs::open(path, flags, Mode::RUSR).map(drop)?)).await;
+        let Err(source) = made else { return Ok(true) };
+        match Errno::from_io_error(&source) {
+            Some(Errno::ROFS | Errno::IO) => Ok(false),
+            // Metadata found damaged.
+            Some(Errno::UCLEAN | Errno::BADMSG) => Ok(false),
+            // Full is not broken.
+            Some(Errno::NOSPC | Errno::DQUOT) => Ok(true),
+            _ => Err(MountError::Writability { target: target.to_owned(), source }),
         }
     }
 

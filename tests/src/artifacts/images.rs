@@ -1,21 +1,22 @@
 //! The images that every test cluster has; the driver's own image comes from its recipe (`manifests/image`).
 
 use std::fs::File;
-use std::io::{Read as _, Write as _};
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, bail};
 
 use super::go::Binaries;
 use super::image::Image;
 use super::store::{Key, Store};
 use crate::command::{Command, Outcome};
 use crate::progress::Progress;
+use crate::suite::build::{self, Profile};
 use crate::{cache, process};
 
-/// A clean release build takes five minutes on two cores, and Debian's packages may come over a slow line.
-const BUILD_LIMIT: Duration = Duration::from_secs(3600);
+/// Debian's packages may come over a slow line.
+const BUILD_LIMIT: Duration = Duration::from_secs(1800);
 /// The repository of the driver's image, as the chart names it.
 pub const DRIVER: &str = "localhost/quarry-driver";
 
@@ -67,33 +68,26 @@ fn busybox_image(busybox: &Path) -> Result<Image> {
     Ok(commands.lines().filter(|c| *c != "busybox").fold(image, |image, c| image.link(&format!("bin/{c}"), "busybox")))
 }
 
-/// The driver's image, made by its recipe from the release binary of this checkout, which is built first.
+/// The driver's image, made by its recipe from this checkout's driver, which is built first, with cargo's development
+/// profile: its dependencies are the test bed's own and so built already.
 ///
 /// # Errors
 /// When the driver does not build or the recipe fails.
 pub fn driver(store: &Store, progress: &Progress) -> Result<Archive> {
-    let workspace = cache::workspace();
-    let cargo = ["build", "--release", "--locked", "--package", "quarry-driver"];
-    progress.step("build the driver (release)", || {
-        let command = Command::new("cargo").args(cargo).cwd(&workspace);
-        let exit = process::run_streaming(&command, BUILD_LIMIT, |_, bytes| drop(std::io::stderr().write_all(bytes)))?;
-        ensure!(exit.success(), "`{command}` ended with {exit}");
-        Ok(())
-    })?;
-    let binary = cache::target().join("release/quarry-driver");
-    let recipe = workspace.join("manifests/image/build");
+    let built = progress.step("build the driver", || build::driver(Profile::Debug))?;
+    let recipe = cache::workspace().join("manifests/image/build");
     let version = env!("CARGO_PKG_VERSION");
-    let key = Key::default().with(version).with_file(&recipe)?.with_file(&binary)?;
+    let key = Key::default().with(version).with_file(&recipe)?.with_file(&built)?;
     let file = format!("driver-{}.tar", key.clone().name());
     let folder = store.folder("image-driver", key, |folder| {
         progress.step("make the driver's image", || {
+            let binary = folder.join("quarry-driver");
+            let strip = Command::new("strip").arg("-o").arg(&binary).arg(&built);
+            process::run(&strip, BUILD_LIMIT)?.success()?;
             let tag = format!("{DRIVER}:{version}");
-            let command = Command::new(&recipe)
-                .args(["--tag", &tag, "--binary"])
-                .arg(&binary)
-                .arg("--out")
-                .arg(folder.join(&file));
-            process::run(&command, BUILD_LIMIT)?.success().map(drop)
+            let command = Command::new(&recipe).args(["--tag", &tag, "--binary"]).arg(&binary);
+            process::run(&command.arg("--out").arg(folder.join(&file)), BUILD_LIMIT)?.success()?;
+            std::fs::remove_file(&binary).with_context(|| format!("cannot remove {}", binary.display()))
         })
     })?;
     let path = folder.join(file);

@@ -17,13 +17,20 @@ const LOOK: Duration = Duration::from_millis(400);
 #[derive(Debug, Clone)]
 pub struct Kubectl {
     program: PathBuf,
+    namespace: Option<String>,
 }
 
 impl Kubectl {
     /// With the script that [`super::Cluster`] leaves in its folder.
     #[must_use]
     pub fn of(folder: &Path) -> Self {
-        Self { program: folder.join("kubectl") }
+        Self { program: folder.join("kubectl"), namespace: None }
+    }
+
+    /// The same, in another namespace than `default`.
+    #[must_use]
+    pub fn within(&self, namespace: &str) -> Self {
+        Self { namespace: Some(namespace.to_owned()), ..self.clone() }
     }
 
     /// The script, for people.
@@ -53,7 +60,12 @@ impl Kubectl {
     /// # Errors
     /// Only when it cannot be started or does not end.
     pub fn outcome(&self, arguments: &[&str], limit: Duration) -> Result<Outcome> {
-        process::run(&Command::new(&self.program).args(arguments), limit)
+        process::run(&self.command().args(arguments), limit)
+    }
+
+    fn command(&self) -> Command {
+        let namespace = self.namespace.iter().map(|name| format!("--namespace={name}"));
+        Command::new(&self.program).args(namespace)
     }
 
     /// Creates or changes objects from a manifest.
@@ -61,7 +73,7 @@ impl Kubectl {
     /// # Errors
     /// When the API server refuses them.
     pub fn apply(&self, manifest: &str) -> Result<()> {
-        let command = Command::new(&self.program).args(["apply", "-f", "-"]).stdin(manifest);
+        let command = self.command().args(["apply", "-f", "-"]).stdin(manifest);
         process::run(&command, LIMIT)?.success().map(drop)
     }
 

@@ -12,7 +12,9 @@ mod machine;
 mod network;
 mod node;
 mod plane;
+pub mod release;
 mod service;
+mod setup;
 mod template;
 
 use std::fs;
@@ -28,6 +30,7 @@ use self::machine::Machine;
 use self::network::{Network, Port};
 pub use self::node::{CgroupDriver, NodeSettings};
 use self::plane::ControlPlane;
+pub use self::setup::Parts;
 use crate::artifacts::{Archive, Binaries, Store};
 use crate::progress::Progress;
 use crate::scratch::{self, Scratch};
@@ -38,6 +41,9 @@ const READY_LIMIT: Duration = Duration::from_secs(120);
 /// What the folders of clusters are called.
 const FOLDER: &str = "cluster";
 
+/// The environment variable that names the folder of the cluster that a test program is to use.
+pub const FOLDER_VARIABLE: &str = "QUARRY_CLUSTER";
+
 /// What a cluster is to be.
 #[derive(Debug, Clone)]
 pub struct ClusterSettings {
@@ -45,14 +51,6 @@ pub struct ClusterSettings {
     pub nodes: Vec<NodeSettings>,
     /// The images every node has from the start.
     pub images: Vec<Archive>,
-}
-
-impl ClusterSettings {
-    /// Two usual nodes, `quarry-1` and `quarry-2`.
-    #[must_use]
-    pub fn two_nodes(images: Vec<Archive>) -> Self {
-        Self { nodes: vec![NodeSettings::usual("quarry-1"), NodeSettings::usual("quarry-2")], images }
-    }
 }
 
 /// A running cluster.
@@ -73,9 +71,9 @@ impl Cluster {
     pub fn start(settings: &ClusterSettings, binaries: &Binaries, store: &Store, progress: &Progress) -> Result<Self> {
         let template = template::state_disk(store, &settings.images, binaries, progress)?;
         let folder = Scratch::new(FOLDER)?;
-        match Parts::start(folder.path(), settings, binaries, &template, progress) {
+        match Running::start(folder.path(), settings, binaries, &template, progress) {
             Ok(parts) => {
-                let Parts { machines, plane, network } = parts;
+                let Running { machines, plane, network } = parts;
                 let cluster = Self { machines, plane, network, folder };
                 let ready = || cluster.machines.iter().try_for_each(|m| cluster.wait_ready(m.name()));
                 match progress.step("wait until the nodes are Ready", ready) {
@@ -170,13 +168,13 @@ impl Cluster {
 }
 
 /// What runs of a cluster.
-struct Parts {
+struct Running {
     machines: Vec<Machine>,
     plane: ControlPlane,
     network: Network,
 }
 
-impl Parts {
+impl Running {
     fn start(
         folder: &Path,
         settings: &ClusterSettings,

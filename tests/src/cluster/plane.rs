@@ -65,9 +65,8 @@ impl ControlPlane {
         };
         let show = |path: &Path| path.display().to_string();
 
-        let mut services = Vec::new();
         // Nothing of a test cluster outlives this machine's power, so etcd need not sync.
-        services.push(start(
+        let etcd = start(
             "etcd",
             "etcd",
             &[
@@ -80,8 +79,8 @@ impl ControlPlane {
                 ("initial-cluster", "default=http://127.0.0.1:2380".into()),
                 ("log-level", "warn".into()),
             ],
-        )?);
-        services.push(start(
+        )?;
+        let api_server = start(
             "apiserver",
             "kube-apiserver",
             &[
@@ -104,8 +103,8 @@ impl ControlPlane {
                 ("service-cluster-ip-range", SERVICE_RANGE.into()),
                 ("allow-privileged", "true".into()),
             ],
-        )?);
-        let mut plane = Self { services, kubeconfig: admin };
+        )?;
+        let mut plane = Self { services: vec![etcd, api_server], kubeconfig: admin };
         plane.wait_for_api(binaries, network)?;
         plane.services.push(start(
             "controller-manager",

@@ -7,9 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
-use quarry_tests::artifacts::{self, Binaries, Store};
 use quarry_tests::cluster::control::{self, Remote, Request};
-use quarry_tests::cluster::{self, Cluster, ClusterSettings};
+use quarry_tests::cluster::{self, Cluster, NodeSettings, Parts};
 use quarry_tests::command::{Command, Exit};
 use quarry_tests::progress::Progress;
 use quarry_tests::wait;
@@ -29,19 +28,18 @@ pub struct NodeArguments {
 /// Starts an empty cluster of two nodes and keeps it until it is told to stop.
 pub fn run() -> Result<ExitCode> {
     let progress = Progress::default();
-    let store = Store::open()?;
-    let binaries = Binaries::build(&store, &["kubernetes", "csi-tools", "helm"], &progress)?;
-    let images = artifacts::stock(&store, &binaries)?;
-    let cluster = Arc::new(Cluster::start(&ClusterSettings::two_nodes(images), &binaries, &store, &progress)?);
+    let nodes = vec![NodeSettings::usual("quarry-1"), NodeSettings::usual("quarry-2")];
+    let cluster = Parts::make(false, &progress)?.start(nodes, &progress)?;
     progress.say("the cluster runs");
-    keep(&cluster)?;
+    keep(cluster)?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Says how to go on by hand and waits for `testbed stop` or a signal.
-pub fn keep(cluster: &Arc<Cluster>) -> Result<()> {
+/// Says how to go on by hand, waits for `testbed stop` (a signal ends the process from its own thread), then stops it.
+pub fn keep(cluster: Cluster) -> Result<()> {
+    let cluster = Arc::new(cluster);
     let (stop, stopped) = mpsc::channel();
-    control::serve(cluster, move || {
+    control::serve(&cluster, move || {
         // Nobody waits any more when it is already stopping.
         stop.send(()).ok();
     })?;
@@ -52,9 +50,15 @@ pub fn keep(cluster: &Arc<Cluster>) -> Result<()> {
         println!("  ./dev node {node} lvs");
     }
     println!("\nLogs: {}", cluster.folder().display());
-    // A signal ends the process from its own thread.
     stopped.recv().context("the control socket is gone")?;
-    Ok(())
+    stop_shared(cluster)
+}
+
+/// Stops a cluster that was served on its socket, once the requests that run have ended.
+pub fn stop_shared(cluster: Arc<Cluster>) -> Result<()> {
+    let alone = || Ok((Arc::strong_count(&cluster) == 1).then_some(()));
+    wait::until("end of the requests to the cluster", Duration::from_secs(60), Duration::from_millis(50), alone)?;
+    Arc::into_inner(cluster).context("the cluster is still in use")?.stop()
 }
 
 /// Stops every cluster that runs on this machine.

@@ -2,6 +2,7 @@
 
 mod bench;
 mod cluster;
+mod demo;
 mod suite;
 mod vm;
 
@@ -26,6 +27,8 @@ pub struct TestBed {
 enum Command {
     /// Boot a virtual machine and run one command in it.
     Vm(vm::Arguments),
+    /// Show claims becoming logical volumes on a cluster of two nodes.
+    Demo(demo::Arguments),
     /// Start a cluster of two nodes without the driver, and keep it.
     Cluster,
     /// Run a command on a node of the cluster that runs.
@@ -53,6 +56,7 @@ impl TestBed {
         match self.command {
             Command::VmInit => guest::init::run().map(|()| ExitCode::SUCCESS),
             Command::VmAgent => guest::agent::run().map(|()| ExitCode::SUCCESS),
+            Command::Demo(arguments) => host(|| demo::run(&arguments)),
             Command::Cluster => host(cluster::run),
             Command::Node(arguments) => cluster::node(arguments),
             Command::Stop => cluster::stop(),

@@ -32,6 +32,12 @@ enum Suite {
         #[arg(last = true)]
         filter: Vec<String>,
     },
+    /// The driver in Kubernetes: a cluster of two nodes.
+    Cluster {
+        /// Which tests, and options of the test program.
+        #[arg(last = true)]
+        filter: Vec<String>,
+    },
     /// csi-sanity against the driver.
     Sanity {
         #[command(flatten)]
@@ -72,6 +78,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
             let binary = binary.map_or_else(csi_sanity, Ok)?;
             each(udevd, |udev| suite::sanity::suite(&binary, udev))
         }
+        Suite::Cluster { filter } => suite::cluster::suite(&filter).map(|verdict| verdict.exit_code()),
     }
 }
 

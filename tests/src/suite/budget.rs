@@ -13,6 +13,8 @@ pub enum Suite {
     KernelUdev,
     /// csi-sanity against the driver.
     Sanity,
+    /// The driver in Kubernetes on two nodes.
+    Cluster,
     /// Latencies and process counts of create and delete.
     BenchCreate,
 }
@@ -26,6 +28,7 @@ pub fn budget(suite: Suite) -> Duration {
         Suite::Kernel => 20,
         Suite::KernelUdev => 25,
         Suite::Sanity => 20,
+        Suite::Cluster => 45,
         Suite::BenchCreate => 20,
     };
     Duration::from_secs(minutes * 60)

@@ -28,7 +28,7 @@ pub(super) fn test_program(name: &str) -> Result<PathBuf> {
 }
 
 /// Builds the driver.
-pub(super) fn driver(profile: Profile) -> Result<PathBuf> {
+pub(crate) fn driver(profile: Profile) -> Result<PathBuf> {
     let mut arguments = vec!["build", "--workspace", "--bin", "quarry-driver"];
     if profile == Profile::Release {
         arguments.push("--release");

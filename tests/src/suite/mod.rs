@@ -6,8 +6,9 @@
 pub mod bed;
 pub mod bench;
 mod budget;
-mod build;
+pub(crate) mod build;
 mod closing;
+pub mod cluster;
 pub mod kernel;
 mod run;
 pub mod sanity;

@@ -52,11 +52,11 @@ pub struct Program {
 pub fn run(program: &Program, machine: impl FnOnce(&std::path::Path) -> VmSpec) -> Verdict {
     let scratch = match Scratch::new(&program.name) {
         Ok(scratch) => scratch,
-        Err(error) => return conclude(program, Verdict::None(format!("{error:#}"))),
+        Err(error) => return conclude(&program.name, Verdict::None(format!("{error:#}"))),
     };
     let verdict = in_machine(program, machine(scratch.path()));
     let verdict = verdict.unwrap_or_else(|error| Verdict::None(format!("{error:#}")));
-    let verdict = conclude(program, verdict);
+    let verdict = conclude(&program.name, verdict);
     if verdict != Verdict::Pass {
         match scratch.keep() {
             Ok(path) => eprintln!("testbed: console and logs are kept in {}", path.display()),
@@ -66,11 +66,11 @@ pub fn run(program: &Program, machine: impl FnOnce(&std::path::Path) -> VmSpec) 
     verdict
 }
 
-fn conclude(program: &Program, verdict: Verdict) -> Verdict {
+pub(super) fn conclude(name: &str, verdict: Verdict) -> Verdict {
     match &verdict {
-        Verdict::Pass => eprintln!("testbed: suite {}: pass", program.name),
-        Verdict::Fail => eprintln!("testbed: suite {}: FAIL", program.name),
-        Verdict::None(reason) => eprintln!("testbed: suite {}: NO VERDICT: {reason}", program.name),
+        Verdict::Pass => eprintln!("testbed: suite {}: pass", name),
+        Verdict::Fail => eprintln!("testbed: suite {}: FAIL", name),
+        Verdict::None(reason) => eprintln!("testbed: suite {}: NO VERDICT: {reason}", name),
     }
     verdict
 }
@@ -96,7 +96,7 @@ fn in_machine(program: &Program, spec: VmSpec) -> Result<Verdict> {
         eprintln!("testbed: suite {}: console: {}", program.name, finding.line);
     }
     if !matches!(verdict, Ok(Verdict::Pass)) {
-        keep_kernel_log(&vm);
+        keep_state(&vm);
     }
     if let (Ok(Verdict::Pass), Some((from, to))) = (&verdict, &program.result) {
         let contents = vm.read_file(from, Duration::from_secs(60)).context("cannot fetch the result")?;
@@ -117,10 +117,15 @@ fn in_machine(program: &Program, spec: VmSpec) -> Result<Verdict> {
     verdict
 }
 
-fn keep_kernel_log(vm: &Vm) {
-    let log = vm.run(&Command::new("dmesg"), Duration::from_secs(30));
-    if let Ok(log) = log {
-        std::fs::write(vm.spec().work_dir.join("dmesg.log"), log.stdout).ok();
+/// What a person wants to know of a machine in which something went wrong: stuck tasks, processes, mappings, mounts,
+/// and the logs of drivers that still run.
+const STATE: &str = "echo w > /proc/sysrq-trigger; dmesg; echo; ps axfww -o pid,ppid,stat,etime,wchan:24,args; echo; \
+     dmsetup info -c --noopencount; cat /proc/self/mounts; tail -n +1 /run/driver-*/log";
+
+fn keep_state(vm: &Vm) {
+    // A dead machine has no more to say than its console.
+    if let Ok(state) = vm.run(&Command::new("sh").args(["-c", STATE]), Duration::from_secs(60)) {
+        std::fs::write(vm.spec().work_dir.join("state.log"), state.stdout).ok();
     }
 }
 

@@ -134,7 +134,6 @@ pub fn validate<V: Volumes>(
     volumes: &V,
     request: &proto::NodePublishVolumeRequest,
 ) -> Result<Wish, PublishVolumeError> {
-    let handle = request::volume(&request.volume_id, volumes.node())?;
     let target = request::path(TARGET, &request.target_path)?;
     let used = Use::read(request.volume_capability.as_ref())?;
     if used.capability.content == Content::Block && request.readonly {
@@ -146,6 +145,8 @@ pub fn validate<V: Volumes>(
     }
     let staging = request::path(STAGING, &request.staging_target_path)?;
     let read_only = request.readonly || used.capability.access == Access::NodeReaders;
+    // Last: what the request lacks is wrong whatever volume it means.
+    let handle = request::volume(&request.volume_id, volumes.node())?;
     Ok(Wish { handle, staging, target, used, read_only })
 }
 
@@ -196,7 +197,8 @@ pub async fn publish<V: Volumes>(
             return Err(not_staged(&format!("{} is mounted there", staged.describe())));
         }
         // A pod that runs may go on reading; none is begun on a volume that it cannot write to.
-        if !published && staged.filesystem_is_read_only() && !staged.has("ro") {
+        let for_writing = !published && !staged.has("ro");
+        if for_writing && (staged.filesystem_is_read_only() || !context.filesystems.takes_writes(&staging).await?) {
             return Err(MountError::TurnedReadOnly { target: staging }.into());
         }
         if !published {

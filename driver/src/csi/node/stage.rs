@@ -177,10 +177,11 @@ pub struct Wish {
 
 /// Checks a request as far as it goes without looking at the volume.
 pub fn validate<V: Volumes>(volumes: &V, request: &proto::NodeStageVolumeRequest) -> Result<Wish, StageVolumeError> {
-    let handle = request::volume(&request.volume_id, volumes.node())?;
     let staging = request::path("staging_target_path", &request.staging_target_path)?;
     let used = Use::read(request.volume_capability.as_ref())?;
     let mkfs_options = parameters::from_context(&request.volume_context).map_err(StageVolumeError::VolumeContext)?;
+    // Last: what the request lacks is wrong whatever volume it means.
+    let handle = request::volume(&request.volume_id, volumes.node())?;
     Ok(Wish { handle, staging, used, mkfs_options })
 }
 

@@ -66,8 +66,8 @@ pub async fn measure<V: Volumes>(
     context: &Context<V>,
     request: &proto::NodeGetVolumeStatsRequest,
 ) -> Result<proto::NodeGetVolumeStatsResponse, VolumeStatsError> {
-    let handle = request::volume(&request.volume_id, context.volumes.node())?;
     let path = request::path("volume_path", &request.volume_path)?;
+    let handle = request::volume(&request.volume_id, context.volumes.node())?;
     let not_there = |found: &str| VolumeStatsError::NotThere {
         handle: handle.clone(),
         path: path.clone(),

@@ -60,8 +60,9 @@ pub fn validate<V: Volumes>(
     volumes: &V,
     request: &proto::NodeUnpublishVolumeRequest,
 ) -> Result<Wish, UnpublishVolumeError> {
-    let handle = request::volume(&request.volume_id, volumes.node())?;
     let target = request::path("target_path", &request.target_path)?;
+    // Last: what the request lacks is wrong whatever volume it means.
+    let handle = request::volume(&request.volume_id, volumes.node())?;
     Ok(Wish { handle, target })
 }
 

@@ -62,8 +62,9 @@ pub fn validate<V: Volumes>(
     volumes: &V,
     request: &proto::NodeUnstageVolumeRequest,
 ) -> Result<Wish, UnstageVolumeError> {
-    let handle = request::volume(&request.volume_id, volumes.node())?;
     let staging = request::path("staging_target_path", &request.staging_target_path)?;
+    // Last: what the request lacks is wrong whatever volume it means.
+    let handle = request::volume(&request.volume_id, volumes.node())?;
     Ok(Wish { handle, staging })
 }
 

@@ -1,0 +1,107 @@
+//! The driver in a cluster: the chart, installed by Helm as a user installs it.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+
+use super::kubectl::{Kubectl, items, pod_ready, text};
+use crate::command::Command;
+use crate::{cache, process};
+
+/// The release's name.
+const RELEASE: &str = "quarry";
+/// The namespace it is installed into.
+pub const NAMESPACE: &str = "quarry";
+/// The driver's name in Kubernetes.
+pub const DRIVER: &str = "lvm.quarry.storage";
+/// The pods of the DaemonSet.
+pub const PODS: &str = "app.kubernetes.io/name=quarry,app.kubernetes.io/component=node";
+
+const HELM_LIMIT: Duration = Duration::from_secs(120);
+/// From installed to registered on every node: two containers start per node, under emulation.
+const READY_LIMIT: Duration = Duration::from_secs(240);
+
+/// Installs and removes the chart of this checkout.
+#[derive(Debug, Clone)]
+pub struct Release {
+    helm: PathBuf,
+    kubectl: Kubectl,
+}
+
+impl Release {
+    /// For the cluster with this folder.
+    #[must_use]
+    pub fn of(cluster: &Path) -> Self {
+        Self { helm: cluster.join("helm"), kubectl: Kubectl::of(cluster) }
+    }
+
+    /// Installs the chart, or changes the installed one, with these values (`key=value`, as `--set`) on top of those
+    /// that every test cluster needs; returns when each of `nodes` has its driver.
+    ///
+    /// # Errors
+    /// When Helm refuses, or a node's driver does not come up.
+    pub fn install(&self, nodes: &[&str], values: &[&str]) -> Result<()> {
+        let chart = cache::workspace().join("manifests/chart");
+        let mut command = Command::new(&self.helm)
+            .args(["upgrade", "--install", RELEASE])
+            .arg(&chart)
+            .args(["--namespace", NAMESPACE, "--create-namespace"])
+            // The images are on the nodes already, and there is no registry.
+            .args(["--set", "driver.image.pullPolicy=Never", "--set", "csiProvisioner.image.pullPolicy=Never"])
+            .args(["--set-string", &format!("driver.image.tag={}", env!("CARGO_PKG_VERSION"))]);
+        for value in values {
+            command = command.args(["--set", value]);
+        }
+        process::run(&command, HELM_LIMIT)?.success().context("cannot install the chart")?;
+        self.wait_ready(nodes)
+    }
+
+    /// Removes the chart's objects and waits until its pods are gone.
+    ///
+    /// # Errors
+    /// When Helm fails or pods stay.
+    pub fn uninstall(&self) -> Result<()> {
+        let command = Command::new(&self.helm).args([
+            "uninstall",
+            RELEASE,
+            "--namespace",
+            NAMESPACE,
+            "--wait",
+            "--timeout",
+            "110s",
+        ]);
+        process::run(&command, HELM_LIMIT)?.success().context("cannot remove the chart")?;
+        let gone = || Ok(items(&self.kubectl.get(&format!("pods -n {NAMESPACE} -l {PODS}"))?).is_empty().then_some(()));
+        crate::wait::until("end of the driver's pods", READY_LIMIT, Duration::from_millis(500), gone)
+    }
+
+    /// Waits until the driver runs on each of these nodes and kubelet knows it.
+    ///
+    /// # Errors
+    /// At the limit, with the pods' descriptions.
+    pub fn wait_ready(&self, nodes: &[&str]) -> Result<()> {
+        let what = format!("pods -n {NAMESPACE} -l {PODS}");
+        self.kubectl.wait(&what, "a ready driver on every node", READY_LIMIT, |pods| {
+            let ready = |node: &&str| items(pods).iter().any(|p| text(p, "/spec/nodeName") == *node && pod_ready(p));
+            Ok(nodes.iter().all(ready).then_some(()))
+        })?;
+        for node in nodes {
+            self.kubectl.wait(&format!("csinode {node}"), "names the driver", READY_LIMIT, |csinode| {
+                let drivers = csinode.pointer("/spec/drivers").and_then(serde_json::Value::as_array);
+                Ok(drivers.into_iter().flatten().any(|d| text(d, "/name") == DRIVER).then_some(()))
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The name of the driver's pod on a node.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn pod_on(&self, node: &str) -> Result<String> {
+        let pods = self.kubectl.get(&format!("pods -n {NAMESPACE} -l {PODS}"))?;
+        let pod = items(&pods).iter().find(|p| text(p, "/spec/nodeName") == node);
+        Ok(text(pod.with_context(|| format!("no driver pod on {node}"))?, "/metadata/name").to_owned())
+    }
+}
