@@ -140,7 +140,7 @@ async fn reading_while_lvm_commits_never_gives_half_a_view() {
     let writer = std::thread::spawn(move || {
         // Enough text for the circular buffers to wrap.
         for round in 0..15 {
-            let tag = format!("{round}-{}", "x".repeat(300));
+            let tag = format!("{round}-{}", "x".repeat(400));
             run("lvchange", &["--addtag", &tag, &format!("{vg}/a")]);
         }
     });
