@@ -66,13 +66,20 @@ pub async fn measure<V: Volumes>(
     context: &Context<V>,
     request: &proto::NodeGetVolumeStatsRequest,
 ) -> Result<proto::NodeGetVolumeStatsResponse, VolumeStatsError> {
-    let path = request::path("volume_path", &request.volume_path)?;
+    if request.volume_path.is_empty() {
+        return Err(RequestError::Empty("volume_path").into());
+    }
     let handle = request::volume(&request.volume_id, context.volumes.node())?;
+    let path = PathBuf::from(&request.volume_path);
     let not_there = |found: &str| VolumeStatsError::NotThere {
         handle: handle.clone(),
         path: path.clone(),
         found: found.to_owned(),
     };
+    // CSI wants NOT_FOUND for every path at which the volume is not, also for one at which none could be.
+    if request::path("volume_path", &request.volume_path).is_err() {
+        return Err(not_there("no volume is ever there, since the path is not absolute or does not end in a name"));
+    }
     let Some(place) = request::place(&path).map_err(VolumeStatsError::Path)? else {
         return Err(not_there("no such folder"));
     };
