@@ -17,7 +17,7 @@ test *parts:
     # end themselves at theirs (tests/src/suite/budget.rs). Another part that takes longer is marked, not failed: a first run builds much.
     declare -A budget=(
         [fmt]=10 [lint]=180 [unit]=180 [deny]=30 [image-recipe]=60 [chart]=60
-        [kernel]=1200 [kernel-udev]=1500 [sanity]=1200 [cluster]=2700 [long]=14400
+        [kernel]=2100 [kernel-udev]=1800 [sanity]=1500 [cluster]=2700 [long]=14400
     )
     (($# > 0)) || set -- fmt lint unit deny image-recipe chart kernel kernel-udev sanity cluster
     for part in "$@"; do
@@ -105,9 +105,9 @@ chart:
 kernel *args: _testbed
     @{{ testbed }} suite kernel "$@"
 
-# Part of test: the same with udevd.
+# Part of test: with udevd, what has to do with devices' nodes: volumes and the node's requests. `kernel --udev` runs all of it there.
 kernel-udev *args: _testbed
-    @{{ testbed }} suite kernel --udev "$@"
+    @{{ testbed }} suite kernel --udev -- bed:: volumes:: node:: "$@"
 
 # Part of test: csi-sanity against the driver, thin and thick, mounts and block devices.
 sanity *args: _testbed

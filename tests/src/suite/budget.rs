@@ -25,9 +25,9 @@ pub enum Suite {
 pub fn budget(suite: Suite) -> Duration {
     let minutes = match suite {
         Suite::Bed => 15,
-        Suite::Kernel => 20,
-        Suite::KernelUdev => 25,
-        Suite::Sanity => 20,
+        Suite::Kernel => 35,
+        Suite::KernelUdev => 30,
+        Suite::Sanity => 25,
         Suite::Cluster => 45,
         Suite::BenchCreate => 20,
     };
