@@ -26,8 +26,9 @@ pub enum Command {
     Probe(ProbeArgs),
 }
 
-/// Options of `run`.
+/// Options of `run`. Of an option given twice the last counts, so that a chart's can be replaced.
 #[derive(Debug, Clone, Args)]
+#[command(args_override_self = true)]
 pub struct RunArgs {
     /// The name of this node in Kubernetes.
     #[arg(long, env = "NODE_NAME")]
@@ -92,6 +93,13 @@ fn socket_path(text: &str) -> Result<PathBuf, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_an_option_given_twice_the_last_counts() {
+        let line = ["quarry-driver", "run", "--node-name", "a", "--csi-socket", "/a", "--csi-socket", "/b"];
+        let Command::Run(run) = Cli::parse_from(line).command else { panic!("not run") };
+        assert_eq!(run.csi_socket, PathBuf::from("/b"));
+    }
 
     #[test]
     fn an_endpoint_may_be_a_path_or_a_url() {

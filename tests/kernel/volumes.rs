@@ -200,7 +200,7 @@ async fn a_second_driver_on_the_node_ends_and_the_first_goes_on() {
     let mut second = spec("");
     second.config = None;
     second.arguments = vec!["--csi-socket".to_owned(), scene.driver.socket().display().to_string()];
-    // clap takes the last of two equal options; the state folder is the second driver's own.
+    // The last of two equal options counts; the state folder is the second driver's own.
     let (exit, log) = DriverUnderTest::start_to_fail(second).unwrap();
     assert!(!exit.success(), "{log}");
     assert!(log.contains(&scene.driver.socket().display().to_string()), "{log}");
