@@ -22,7 +22,7 @@ use super::group::{Group, Unreadable};
 use super::pins::{PinError, Pins};
 
 /// How long a disk may take to show its metadata before it counts as hanging.
-const READ_LIMIT: Duration = Duration::from_secs(5);
+const READ_LIMIT: Duration = Duration::from_secs(10);
 
 /// The groups in use, by UUID.
 #[derive(Debug)]
@@ -69,8 +69,15 @@ impl Groups {
     /// [`ScanError`] when the devices cannot be listed or the result not be noted.
     pub async fn scan(&self) -> Result<(), ScanError> {
         let _turn = self.turn.lock().await;
-        let ours = self.select(self.discover().await?);
-        let devices: Vec<ListedDevice> = ours.iter().flat_map(|found| listed_devices(&found.state)).collect();
+        let (all, unread) = self.discover().await?;
+        let ours = self.select(all);
+        // A disk that could not be read says nothing: a group on it stays known, and says itself what is wrong with it.
+        let is_found = |group: &Group| ours.iter().any(|found| found.state.group.uuid == group.uuid());
+        let on_unread = |group: &Group| group.known().devices().iter().any(|device| unread.contains(device));
+        let kept: Vec<Arc<Group>> =
+            self.all().into_iter().filter(|group| !is_found(group) && on_unread(group)).collect();
+        let mut devices: Vec<ListedDevice> = ours.iter().flat_map(|found| listed_devices(&found.state)).collect();
+        devices.extend(kept.iter().flat_map(|group| listed_devices(group.known().state())));
         self.system_dir.list_devices(&devices)?;
         let mut found = BTreeMap::new();
         for Found { state, listed } in ours {
@@ -91,26 +98,27 @@ impl Groups {
             };
             found.insert(uuid, group);
         }
+        found.extend(kept.into_iter().map(|group| (group.uuid(), group)));
         *self.groups.write().unwrap_or_else(PoisonError::into_inner) = found;
         Ok(())
     }
 
     /// All groups on the node: those on devices that the configuration lists, and those on any other device unless
-    /// every class lists its own.
-    async fn discover(&self) -> Result<Vec<Found>, ListError> {
+    /// every class lists its own; and the devices that could not be read.
+    async fn discover(&self) -> Result<(Vec<Found>, BTreeSet<PathBuf>), ListError> {
         let classes = &self.config.device_classes;
         let listed: Vec<PathBuf> = classes.iter().flat_map(|class| class.devices.iter().cloned()).collect();
-        let mut all = Vec::new();
+        let (mut all, mut unread) = (Vec::new(), BTreeSet::new());
         if !listed.is_empty() {
-            all.extend(found(self.scanner.scan(&listed).await?, &listed));
+            all.extend(found(self.scanner.scan(&listed).await?, &listed, &mut unread));
         }
         if classes.iter().any(|class| class.devices.is_empty()) || classes.is_empty() {
-            all.extend(found(self.scanner.scan(&[]).await?, &[]));
+            all.extend(found(self.scanner.scan(&[]).await?, &[], &mut unread));
         }
         // A group on listed devices is found twice; the first finding knows of loop devices too.
         let mut seen = BTreeSet::new();
         all.retain(|found| seen.insert(found.state.group.uuid));
-        Ok(all)
+        Ok((all, unread))
     }
 
     /// Of all groups on the node, those that hold volumes of ours or that a device class names; of several groups with
@@ -218,11 +226,12 @@ struct Found {
     listed: Vec<PathBuf>,
 }
 
-/// The groups of a scan, its problems logged.
-fn found(discovery: Discovery, listed: &[PathBuf]) -> Vec<Found> {
+/// The groups of a scan, its problems logged, the devices with problems noted.
+fn found(discovery: Discovery, listed: &[PathBuf], unread: &mut BTreeSet<PathBuf>) -> Vec<Found> {
     for trouble in &discovery.problems {
         let (device, problem) = (trouble.device.display(), chain(&trouble.problem));
         tracing::warn!(%device, problem, "a block device is left out");
+        unread.insert(trouble.device.clone());
     }
     discovery.groups.into_iter().map(|state| Found { state, listed: listed.to_vec() }).collect()
 }
