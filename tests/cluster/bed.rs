@@ -14,7 +14,7 @@ use quarry_tests::command::Command;
 use quarry_tests::wait;
 use serde_json::Value;
 
-/// The nodes, as the suite makes them; the first has the larger disk.
+/// The nodes, as the suite makes them: the first has the larger disk and no udevd, the second has udevd.
 pub const NODES: [&str; 2] = ["quarry-1", "quarry-2"];
 /// How long a pod with volumes may take to run, under emulation on a busy machine.
 pub const RUN: Duration = Duration::from_secs(180);

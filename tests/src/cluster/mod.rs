@@ -165,6 +165,8 @@ impl Cluster {
         drop(machines);
         plane.stop()?;
         drop(network);
+        let objects = folder.path().join("etcd");
+        fs::remove_dir_all(&objects).with_context(|| format!("cannot remove {}", objects.display()))?;
         folder.keep()
     }
 

@@ -28,7 +28,7 @@ pub fn budget(suite: Suite) -> Duration {
         Suite::Kernel => 35,
         Suite::KernelUdev => 30,
         Suite::Sanity => 25,
-        Suite::Cluster => 45,
+        Suite::Cluster => 60,
         Suite::BenchCreate => 20,
     };
     Duration::from_secs(minutes * 60)

@@ -28,15 +28,16 @@ pub fn suite(filter: &[String]) -> Result<Verdict> {
     let tests = build::test_program(NAME)?;
     let progress = Progress::default();
     let parts = Parts::make(true, &progress)?;
-    let command = Command::new(tests).arg("--test-threads=1").args(filter).env("RUST_BACKTRACE", "1");
+    let command = Command::new(tests).arg("--test-threads=1").args(filter);
     let verdict = in_cluster(&parts, &command, &progress);
     Ok(conclude(NAME, verdict.unwrap_or_else(|error| Verdict::None(format!("{error:#}")))))
 }
 
-/// Two nodes of unequal size, so that "the larger one" means something.
+/// Two nodes that differ: in size, so that "the larger one" means something, and in that one has no udevd.
 fn nodes() -> Vec<NodeSettings> {
+    let larger = NodeSettings { udev: false, ..NodeSettings::usual("quarry-1") };
     let smaller = NodeSettings { data_disk: 6 << 30, ..NodeSettings::usual("quarry-2") };
-    vec![NodeSettings::usual("quarry-1"), smaller]
+    vec![larger, smaller]
 }
 
 fn in_cluster(parts: &Parts, tests: &Command, progress: &Progress) -> Result<Verdict> {

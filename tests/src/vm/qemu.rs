@@ -88,10 +88,10 @@ fn command_line(spec: &VmSpec, kernel: &Kernel, initramfs: &Path, accelerator: A
     }
     match &spec.network {
         Network::None => qemu,
-        Network::User => qemu.args(["-netdev", "user,id=n0", "-device", "virtio-net-pci,netdev=n0"]),
+        Network::User => qemu.args(["-netdev", "user,id=n0", "-device", "virtio-net-pci,netdev=n0,romfile="]),
         Network::Tap { tap, mac, .. } => qemu
             .args(["-netdev", &format!("tap,id=n0,ifname={tap},script=no,downscript=no")])
-            .args(["-device", &format!("virtio-net-pci,netdev=n0,mac={mac}")]),
+            .args(["-device", &format!("virtio-net-pci,netdev=n0,mac={mac},romfile=")]),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Switches a machine off with its filesystems clean.
 
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -29,12 +30,19 @@ pub(super) fn power_off() -> Result<()> {
         }
     }
     // Mounts above mounts: what is busy in one pass is free in the next.
+    let mut left = Vec::new();
     for _ in 0..3 {
-        for target in disk_mounts() {
-            if let Err(error) = unmount(&target, UnmountFlags::empty()) {
-                println!("vm-init: {target} stays mounted: {error}");
+        left.clear();
+        for target in mounts() {
+            match unmount(&target, UnmountFlags::empty()) {
+                // It went with another that it was propagated to.
+                Ok(()) | Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => {}
+                Err(error) => left.push(format!("{target} stays mounted: {error}")),
             }
         }
+    }
+    for line in left {
+        println!("vm-init: {line}");
     }
     rustix::fs::sync();
     println!("vm-init: power off");
@@ -50,13 +58,15 @@ fn others() -> Vec<Pid> {
     with_command.filter_map(Pid::from_raw).collect()
 }
 
-/// Where filesystems on block devices are mounted, the newest first.
-fn disk_mounts() -> Vec<String> {
+/// Where something is mounted that is not the machine's own frame, the newest first: filesystems on disks, and what
+/// keeps those busy (pods' tmpfs, containers' overlays).
+fn mounts() -> Vec<String> {
+    let frame = |target: &str| {
+        target == "/"
+            || target == "/run"
+            || ["/proc", "/sys", "/dev"].iter().any(|of| Path::new(target).starts_with(of))
+    };
     let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
-    let targets = mounts.lines().filter_map(|line| {
-        let mut fields = line.split(' ');
-        let (source, target) = (fields.next()?, fields.next()?);
-        source.starts_with("/dev/").then(|| target.replace("\\040", " "))
-    });
-    targets.collect::<Vec<_>>().into_iter().rev().collect()
+    let targets = mounts.lines().filter_map(|line| line.split(' ').nth(1)).map(|target| target.replace("\\040", " "));
+    targets.filter(|target| !frame(target)).collect::<Vec<_>>().into_iter().rev().collect()
 }
