@@ -10,6 +10,7 @@ pub mod device_number;
 pub mod engine;
 pub mod exec;
 pub mod filesystem;
+pub mod journal;
 pub mod lvm;
 pub mod run;
 pub mod telemetry;

@@ -1,0 +1,74 @@
+//! The journal: what the driver is about to do, and what LVM cannot know.
+//!
+//! Intents are written before their side effects, records after them. LVM's tags stay the truth of what exists: the
+//! journal may be deleted at any time and no volume is lost. What it adds: an operation that was cut off is finished or
+//! taken back at the next start; a volume whose logical volume vanished is known to be lost; and what is staged and
+//! published where, and for which pod.
+//!
+//! Filesystems and zeroing need no intents of their own: a volume's stage, a tag in LVM's metadata, says how far they are.
+//!
+//! **Invariant.** When [`Journal::write`] returns, its changes survive a power cut, all of them or, on an error, none.
+
+mod aside;
+mod contents;
+mod row;
+mod sled_journal;
+mod store;
+mod witness;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use contents::Contents;
+pub use row::{Change, Claim, Entry, Key, Operation, OperationKind, Origin, Pod, Published, Staged, VolumeRecord};
+pub use sled_journal::{OpenJournalError, Opened, Rebuilt, SledJournal};
+
+/// Keeps rows across restarts. The one implementation is [`SledJournal`]; the trait is the seam for another store.
+#[tonic::async_trait]
+pub trait Journal: Send + Sync + std::fmt::Debug {
+    /// Makes all the changes or none; they are on disk when this returns. Writers at the same time share one
+    /// synchronisation of the disk. `what` names the write in logs, e.g. `create.intent`.
+    ///
+    /// # Errors
+    /// [`JournalError`]; nothing was changed as far as later reads say, and the next write tries to mend the store.
+    async fn write(&self, what: &'static str, changes: Vec<Change>) -> Result<(), JournalError>;
+
+    /// What it holds, from memory.
+    fn contents(&self) -> Arc<Contents>;
+
+    /// How it fares.
+    fn status(&self) -> JournalStatus;
+}
+
+/// The journal's disk did not take a write; UNAVAILABLE, the caller retries.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("cannot write the journal in {folder}: {reason}")]
+pub struct JournalError {
+    /// Its folder.
+    pub folder: String,
+    /// What the system or the store said.
+    pub reason: String,
+}
+
+/// How the journal fares.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct JournalStatus {
+    /// How many rows it holds.
+    pub rows: usize,
+    /// The number of the last write.
+    pub sequence: u64,
+    /// The size of its log file in bytes.
+    pub bytes: u64,
+    /// Writes that wait.
+    pub backlog: usize,
+    /// Writes done since the start.
+    pub writes: u64,
+    /// Synchronisations of the disk since the start: fewer than writes, where writes came together.
+    pub syncs: u64,
+    /// Time spent in them.
+    pub writing: Duration,
+    /// Why the last write failed, if it did.
+    pub failing: Option<String>,
+    /// For how long the write under way has been.
+    pub write_under_way: Option<Duration>,
+}
