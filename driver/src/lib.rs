@@ -5,6 +5,7 @@
 
 pub mod args;
 pub mod config;
+pub mod crash;
 pub mod csi;
 pub mod device_number;
 pub mod engine;

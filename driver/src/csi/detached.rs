@@ -13,6 +13,8 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tonic::Status;
 
+use crate::crash;
+
 /// Runs operations in tasks of their own.
 #[derive(Debug, Clone, Default)]
 pub struct Detached {
@@ -43,7 +45,9 @@ impl Detached {
         let (answer, mut answered) = tokio::sync::oneshot::channel();
         let name = volume.to_owned();
         let task = self.tasks.spawn(async move {
+            crash::point(format_args!("call.{operation}.begin"));
             let outcome = work.await.map_err(Into::into);
+            crash::point(format_args!("call.{operation}.reply"));
             if let Err(late) = answer.send(outcome) {
                 report_late(operation, &name, start, late.err().as_ref());
             }

@@ -11,6 +11,8 @@ use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
+use crate::crash;
+
 /// The file's name in the state folder.
 const FILE: &str = "volume-groups.json";
 
@@ -117,11 +119,17 @@ impl Pins {
 
     fn write(&self, file: &File) -> io::Result<()> {
         let new = self.path.with_extension("new");
+        crash::point("pins.write.before");
         let mut out = fs::File::create(&new)?;
+        crash::point("pins.write.created");
         out.write_all(&serde_json::to_vec_pretty(file)?)?;
         out.sync_all()?;
+        crash::point("pins.write.written");
         fs::rename(&new, &self.path)?;
-        fs::File::open(self.path.parent().unwrap_or(Path::new("/")))?.sync_all()
+        crash::point("pins.write.renamed");
+        fs::File::open(self.path.parent().unwrap_or(Path::new("/")))?.sync_all()?;
+        crash::point("pins.write.after");
+        Ok(())
     }
 }
 

@@ -18,6 +18,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::crash;
+
 pub use tools::{MissingTool, Tool, Tools};
 
 /// One command line, ready to run.
@@ -55,6 +57,13 @@ impl Invocation {
     pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
         self.environment.push((name.as_ref().to_owned(), value.as_ref().to_owned()));
         self
+    }
+
+    /// What crash points call it: the program, and lvm's verb.
+    fn name(&self) -> impl fmt::Display {
+        let verb = self.arguments.first().filter(|_| self.tool.name() == "lvm");
+        let verb = verb.map_or_else(String::new, |verb| format!("-{}", verb.to_string_lossy()));
+        format!("exec.{}{verb}", self.tool.name())
     }
 
     /// The command line as a person would read it, for logs and errors.
@@ -212,6 +221,8 @@ fn run_blocking(invocation: &Invocation) -> Result<Output, ExecError> {
     let line = invocation.line();
     let mut environment: Vec<(OsString, OsString)> = vec![("PATH".into(), PATH.into()), ("LC_ALL".into(), "C".into())];
     environment.extend(invocation.environment.iter().cloned());
+    let name = invocation.name();
+    crash::point(format_args!("{name}.before"));
     let start = Instant::now();
     let handle = duct::cmd(PathBuf::from(invocation.tool.path()), &invocation.arguments)
         .full_env(environment)
@@ -226,6 +237,9 @@ fn run_blocking(invocation: &Invocation) -> Result<Output, ExecError> {
         .start()
         .map_err(|source| ExecError::Start { line: line.clone(), source })?;
 
+    // One command, one process.
+    let runs = handle.pids().first().map(|pid| crash::running(*pid));
+    crash::point(format_args!("{name}.running"));
     let ended = handle.wait_timeout(invocation.kill_after);
     let killed = matches!(ended, Ok(None));
     if killed {
@@ -239,6 +253,8 @@ fn run_blocking(invocation: &Invocation) -> Result<Output, ExecError> {
         }
     }
     let output = handle.wait().map_err(|source| ExecError::Lost { line: line.clone(), source })?;
+    drop(runs);
+    crash::point(format_args!("{name}.after"));
     let duration = start.elapsed();
     tracing::debug!(command = line, ms = duration.as_millis(), status = %output.status, "command ended");
     if killed {

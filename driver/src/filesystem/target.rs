@@ -8,6 +8,8 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use crate::crash;
+
 /// Access for root and its group alone: the orchestrator's folders above are as closed, and a mounted filesystem brings
 /// its own mode.
 const DIRECTORY_MODE: u32 = 0o750;
@@ -127,11 +129,12 @@ pub fn demand_directory(path: &Path) -> Result<(), TargetError> {
 pub fn make_directory(path: &Path) -> Result<(), TargetError> {
     match Place::at(path)? {
         Place::Directory => Ok(()),
-        Place::Missing => DirBuilder::new()
-            .recursive(true)
-            .mode(DIRECTORY_MODE)
-            .create(path)
-            .map_err(|source| TargetError::System { action: "make the directory", path: path.to_owned(), source }),
+        Place::Missing => {
+            crash::point("target.make-directory.before");
+            let made = DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(path);
+            crash::point("target.make-directory.after");
+            made.map_err(|source| TargetError::System { action: "make the directory", path: path.to_owned(), source })
+        }
         found => Err(TargetError::NotADirectory { path: path.to_owned(), found: found.name() }),
     }
 }
@@ -147,13 +150,14 @@ pub fn make_file(path: &Path) -> Result<(), TargetError> {
             if let Some(parent) = path.parent() {
                 make_directory(parent)?;
             }
-            OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(FILE_MODE)
-                .open(path)
-                .map(drop)
-                .map_err(|source| TargetError::System { action: "make the file", path: path.to_owned(), source })
+            crash::point("target.make-file.before");
+            let made = OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(path);
+            crash::point("target.make-file.after");
+            made.map(drop).map_err(|source| TargetError::System {
+                action: "make the file",
+                path: path.to_owned(),
+                source,
+            })
         }
         found => Err(TargetError::NotAFile { path: path.to_owned(), found: found.name() }),
     }
@@ -164,6 +168,7 @@ pub fn make_file(path: &Path) -> Result<(), TargetError> {
 /// # Errors
 /// [`TargetError::HoldsData`] rather than losing anything.
 pub fn remove(path: &Path) -> Result<(), TargetError> {
+    crash::point("target.remove.before");
     let result = match Place::at(path)? {
         Place::Missing => Ok(()),
         Place::Directory => std::fs::remove_dir(path),
@@ -176,6 +181,7 @@ pub fn remove(path: &Path) -> Result<(), TargetError> {
             return Err(TargetError::NotADirectory { path: path.to_owned(), found: found.name() });
         }
     };
+    crash::point("target.remove.after");
     match result {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::crash;
+
 /// A physical volume whose cache could not be flushed.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot flush {}: the change may not survive a power cut", path.display())]
@@ -16,7 +18,12 @@ pub struct FlushError {
 /// # Errors
 /// [`FlushError`] for the first that fails.
 pub async fn flush(devices: Vec<PathBuf>) -> Result<(), FlushError> {
-    let all = tokio::task::spawn_blocking(move || devices.iter().try_for_each(|path| flush_one(path)));
+    let all = tokio::task::spawn_blocking(move || {
+        crash::point("flush.before");
+        devices.iter().try_for_each(|path| flush_one(path))?;
+        crash::point("flush.after");
+        Ok(())
+    });
     match all.await {
         Ok(result) => result,
         Err(join) => Err(FlushError { path: PathBuf::new(), source: std::io::Error::other(join) }),

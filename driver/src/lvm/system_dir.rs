@@ -7,6 +7,8 @@ use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
+use crate::crash;
+
 /// The devices file's name in `devices/`.
 const DEVICES_FILE: &str = "quarry.devices";
 
@@ -127,10 +129,14 @@ fn devices_file(devices: &[ListedDevice]) -> String {
 /// Writes a whole file or leaves the old one: lvm may be reading it.
 fn replace(path: &Path, text: &str) -> io::Result<()> {
     let new = path.with_extension("new");
+    crash::point("system-dir.write.before");
     let mut file = fs::File::create(&new)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
-    fs::rename(&new, path)
+    crash::point("system-dir.write.written");
+    fs::rename(&new, path)?;
+    crash::point("system-dir.write.after");
+    Ok(())
 }
 
 #[cfg(test)]
