@@ -56,6 +56,8 @@ pub async fn run(args: RunArgs, shutdown: CancellationToken) -> anyhow::Result<(
     })
     .await?;
     let watch = tokio::spawn(Arc::clone(&engine).watch(shutdown.clone()));
+    let work_done = CancellationToken::new();
+    let backups = tokio::spawn(Arc::clone(engine.backups()).keep(work_done.clone()));
     let detached = Detached::default();
     let timeouts = engine.config().timeouts;
     let filesystems = Filesystems::new(exec, tools, timeouts.kill());
@@ -83,6 +85,8 @@ pub async fn run(args: RunArgs, shutdown: CancellationToken) -> anyhow::Result<(
     tracing::info!(running = detached.running(), "waiting for the operations under way");
     detached.finish().await;
     watch.await?;
+    work_done.cancel();
+    backups.await?;
     if let Some(registration) = registration {
         registration.await??;
     }

@@ -4,6 +4,7 @@
 //! An error is never an answer: a volume is absent only where every volume group that may hold it was read whole.
 
 mod activate;
+mod backups;
 mod create;
 mod delete;
 mod find;
@@ -27,6 +28,7 @@ use crate::volume::{LvName, TopologyValue};
 
 pub use crate::lvm::dm_name::split_device_name;
 pub use activate::{ActivateError, DeactivateError, Device};
+pub use backups::Backups;
 pub use create::{CreateError, CreateRequest};
 pub use delete::DeleteError;
 pub use find::FindError;
@@ -49,6 +51,7 @@ pub struct Engine {
     runner: Arc<dyn Runner>,
     groups: groups::Groups,
     locks: VolumeLocks,
+    backups: Arc<backups::Backups>,
 }
 
 impl Engine {
@@ -62,6 +65,12 @@ impl Engine {
     #[must_use]
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// The copies of the volume groups' metadata.
+    #[must_use]
+    pub fn backups(&self) -> &Arc<Backups> {
+        &self.backups
     }
 
     /// Locks a volume for one operation.

@@ -18,6 +18,7 @@ use crate::telemetry::chain;
 use crate::volume::TopologyValue;
 
 use super::Engine;
+use super::backups::Backups;
 use super::groups::{Groups, ScanError};
 use super::locks::VolumeLocks;
 use super::pins::{PinError, Pins};
@@ -74,6 +75,7 @@ impl Engine {
         // Before anything is believed: a command of a killed driver may still be running.
         repair::wait_for_leftover_commands(system_dir.path()).await?;
         let pins = Arc::new(Pins::open(&settings.state_dir)?);
+        let backups = Arc::new(Backups::new(&settings.state_dir));
         let runner: Arc<dyn Runner> = Arc::new(Processes::new(
             settings.exec.clone(),
             settings.tools.lvm.clone(),
@@ -83,12 +85,13 @@ impl Engine {
         ));
         let engine = Arc::new(Self {
             node: TopologyValue::for_node(&settings.node_name),
-            groups: Groups::new(Arc::clone(&config), pins, system_dir),
+            groups: Groups::new(Arc::clone(&config), pins, Arc::clone(&backups), system_dir),
             config,
             tools: settings.tools,
             exec: settings.exec,
             runner,
             locks: VolumeLocks::default(),
+            backups,
         });
         engine.groups.scan().await?;
         engine.report_missing_groups();
