@@ -26,6 +26,7 @@ use crate::csi::socket::Socket;
 use crate::engine::{Engine, Settings};
 use crate::exec::{Exec, Tools};
 use crate::filesystem::Filesystems;
+use crate::journal::{Rebuilt, SledJournal};
 
 /// How long a driver waits for another one on this node to end: the old pod of a rollout.
 const LOCK_WAIT: Duration = Duration::from_secs(30);
@@ -46,6 +47,11 @@ pub async fn run(args: RunArgs, shutdown: CancellationToken) -> anyhow::Result<(
     // Bound before the volume groups are looked at: a second driver on the same socket ends here, having done nothing.
     let Socket { listener, path } = Socket::bind(&args.csi_socket)?;
     let exec = Exec::default();
+    let opened = SledJournal::open(&args.state_dir).await?;
+    if let Some(Rebuilt { why, aside }) = &opened.rebuilt {
+        let aside = aside.as_ref().map(|aside| aside.display().to_string());
+        tracing::error!(why, aside, "the journal begins anew: volumes are found again in LVM");
+    }
     let engine = Engine::start(Settings {
         node_name: args.node_name.clone(),
         config,
@@ -53,6 +59,7 @@ pub async fn run(args: RunArgs, shutdown: CancellationToken) -> anyhow::Result<(
         state_dir: args.state_dir.clone(),
         host_lvm_dir: args.host_lvm_dir.clone(),
         exec: exec.clone(),
+        journal: Arc::new(opened.journal),
     })
     .await?;
     let watch = tokio::spawn(Arc::clone(&engine).watch(shutdown.clone()));
@@ -82,6 +89,7 @@ pub async fn run(args: RunArgs, shutdown: CancellationToken) -> anyhow::Result<(
     path.remove();
     tracing::info!(running = detached.running(), "waiting for the operations under way");
     detached.finish().await;
+    engine.finish_background().await;
     watch.await?;
     if let Some(registration) = registration {
         registration.await??;
