@@ -10,11 +10,13 @@ use quarry_proto::csi::v1::controller_server::ControllerServer;
 use quarry_proto::csi::v1::identity_client::IdentityClient;
 use quarry_proto::csi::v1::identity_server::IdentityServer;
 use quarry_proto::csi::v1::node_server::NodeServer;
+use quarry_proto::quarry::v1::admin_server::AdminServer;
 use rustix::fs::{FlockOperation, flock};
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Endpoint, Server};
 
+use crate::admin::service::AdminService;
 use crate::args::{CheckConfigArgs, ProbeArgs, RunArgs};
 use crate::config::Config;
 use crate::csi::controller::ControllerService;
@@ -26,6 +28,7 @@ use crate::csi::socket::Socket;
 use crate::engine::{Engine, Settings};
 use crate::exec::{Exec, Tools};
 use crate::filesystem::Filesystems;
+use crate::journal::{Rebuilt, SledJournal};
 
 /// How long a driver waits for another one on this node to end: the old pod of a rollout.
 const LOCK_WAIT: Duration = Duration::from_secs(30);
@@ -46,6 +49,11 @@ pub async fn run(args: RunArgs, shutdown: CancellationToken) -> anyhow::Result<(
     // Bound before the volume groups are looked at: a second driver on the same socket ends here, having done nothing.
     let Socket { listener, path } = Socket::bind(&args.csi_socket)?;
     let exec = Exec::default();
+    let opened = SledJournal::open(&args.state_dir).await?;
+    if let Some(Rebuilt { why, aside }) = &opened.rebuilt {
+        let aside = aside.as_ref().map(|aside| aside.display().to_string());
+        tracing::error!(why, aside, "the journal begins anew: volumes are found again in LVM");
+    }
     let engine = Engine::start(Settings {
         node_name: args.node_name.clone(),
         config,
@@ -53,6 +61,7 @@ pub async fn run(args: RunArgs, shutdown: CancellationToken) -> anyhow::Result<(
         state_dir: args.state_dir.clone(),
         host_lvm_dir: args.host_lvm_dir.clone(),
         exec: exec.clone(),
+        journal: Arc::new(opened.journal),
     })
     .await?;
     let watch = tokio::spawn(Arc::clone(&engine).watch(shutdown.clone()));
@@ -72,6 +81,7 @@ pub async fn run(args: RunArgs, shutdown: CancellationToken) -> anyhow::Result<(
         .add_service(IdentityServer::new(Identity))
         .add_service(ControllerServer::new(ControllerService::new(Arc::clone(&engine), detached.clone())))
         .add_service(NodeServer::new(node))
+        .add_service(AdminServer::new(AdminService::new(Arc::clone(&engine), detached.clone())))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), shutdown.clone().cancelled_owned());
     // A client that keeps its connection open must not keep the driver from ending.
     let served = tokio::select! {
@@ -84,6 +94,7 @@ pub async fn run(args: RunArgs, shutdown: CancellationToken) -> anyhow::Result<(
     path.remove();
     tracing::info!(running = detached.running(), "waiting for the operations under way");
     detached.finish().await;
+    engine.finish_background().await;
     watch.await?;
     work_done.cancel();
     backups.await?;

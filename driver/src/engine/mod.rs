@@ -2,27 +2,35 @@
 //!
 //! **Invariant.** LVM is the truth: what exists is read from its metadata before each decision and after each change.
 //! An error is never an answer: a volume is absent only where every volume group that may hold it was read whole.
+//! What is about to be changed is in the journal before, what was changed after; no success is told in between.
 
 mod activate;
 mod backups;
 mod create;
 mod delete;
 mod find;
+mod forget;
 mod group;
 mod groups;
 mod locks;
 mod pins;
 mod prepare;
 mod reading;
+mod records;
+pub mod recovery;
 mod room;
 mod start;
+pub mod survey;
 mod usage;
 mod volume;
 
 use std::sync::Arc;
 
+use tokio_util::task::TaskTracker;
+
 use crate::config::{Config, DeviceClass};
 use crate::exec::{Exec, Tools};
+use crate::journal::Journal;
 use crate::lvm::runner::Runner;
 use crate::volume::{LvName, TopologyValue};
 
@@ -32,6 +40,7 @@ pub use backups::Backups;
 pub use create::{CreateError, CreateRequest};
 pub use delete::DeleteError;
 pub use find::FindError;
+pub use forget::ForgetError;
 pub use group::{Group, Unreadable};
 pub use locks::{Busy, VolumeGuard, VolumeLocks};
 pub use prepare::{PrepareError, StageError};
@@ -52,6 +61,8 @@ pub struct Engine {
     groups: groups::Groups,
     locks: VolumeLocks,
     backups: Arc<backups::Backups>,
+    journal: Arc<dyn Journal>,
+    background: TaskTracker,
 }
 
 impl Engine {

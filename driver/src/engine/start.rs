@@ -7,9 +7,12 @@ use std::time::Duration;
 
 use tokio_stream::StreamExt as _;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, DeviceClass};
 use crate::exec::{Exec, Tools};
+use crate::journal::Journal;
+use crate::lvm::metadata::LvmUuid;
 use crate::lvm::repair;
 use crate::lvm::runner::{Processes, Runner};
 use crate::lvm::system_dir::{SystemDir, SystemDirError};
@@ -38,6 +41,8 @@ pub struct Settings {
     pub host_lvm_dir: PathBuf,
     /// Runs programs.
     pub exec: Exec,
+    /// What was under way when the last driver ended.
+    pub journal: Arc<dyn Journal>,
 }
 
 /// Why the engine did not start.
@@ -60,6 +65,9 @@ pub enum StartError {
 /// LVM's reports are killed after this: they wait for the lock of a hanging writer.
 const REPORT_LIMIT: Duration = Duration::from_secs(30);
 
+/// How long the start waits for volume groups to be usable: a repair and the activation of a pool take seconds.
+const TAKE_UP: Duration = Duration::from_secs(20);
+
 /// How often is looked for volume groups that are not there: an admin may be making one, a disk may come back. A look
 /// reads the first sectors of each disk.
 const MISSING_PERIOD: Duration = Duration::from_secs(10);
@@ -70,6 +78,17 @@ impl Engine {
     /// # Errors
     /// [`StartError`].
     pub async fn start(settings: Settings) -> Result<Arc<Self>, StartError> {
+        let engine = Self::open(settings).await?;
+        engine.report_missing_groups();
+        engine.take_up(&BTreeSet::new()).await;
+        Ok(engine)
+    }
+
+    /// Finds out what is there, and changes nothing.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn open(settings: Settings) -> Result<Arc<Self>, StartError> {
         let config = Arc::new(settings.config);
         let system_dir = SystemDir::create(&settings.state_dir.join("lvm"), &settings.host_lvm_dir)?;
         // Before anything is believed: a command of a killed driver may still be running.
@@ -92,13 +111,44 @@ impl Engine {
             runner,
             locks: VolumeLocks::default(),
             backups,
+            journal: settings.journal,
+            background: TaskTracker::new(),
         });
         engine.groups.scan().await?;
-        engine.report_missing_groups();
-        for group in engine.groups.all() {
-            engine.make_usable(&group).await;
-        }
         Ok(engine)
+    }
+
+    /// Takes up the groups that are not among the known ones: repairs them, activates their pools, finishes what was cut
+    /// off. All groups at once, and a group that hangs is left to itself after a while.
+    async fn take_up(self: &Arc<Self>, known: &BTreeSet<LvmUuid>) {
+        let new: Vec<_> = self.groups.all().into_iter().filter(|group| !known.contains(&group.uuid())).collect();
+        if new.is_empty() {
+            return;
+        }
+        let tasks: Vec<_> = new
+            .into_iter()
+            .map(|group| {
+                let engine = Arc::clone(self);
+                self.background.spawn(async move { engine.make_usable(&group).await })
+            })
+            .collect();
+        let all = async {
+            for task in tasks {
+                if let Err(error) = task.await {
+                    tracing::error!(%error, "taking up a volume group was cut off");
+                }
+            }
+        };
+        if tokio::time::timeout(TAKE_UP, all).await.is_err() {
+            tracing::warn!("a volume group takes long to become usable; the others are served");
+        }
+        self.recover().await;
+    }
+
+    /// Waits for what goes on in the background.
+    pub async fn finish_background(&self) {
+        self.background.close();
+        self.background.wait().await;
     }
 
     /// Repairs a group and activates its thin pools, whose fill is otherwise unknown. What fails is tried again before
@@ -195,7 +245,8 @@ impl Engine {
     }
 
     /// Reads groups again. True when all devices were looked at anew, so that other ones may have to be watched.
-    async fn look_again(&self, names: &BTreeSet<String>) -> bool {
+    async fn look_again(self: &Arc<Self>, names: &BTreeSet<String>) -> bool {
+        let known: BTreeSet<LvmUuid> = self.groups.all().iter().map(|group| group.uuid()).collect();
         let mut rescan = self.lacks_groups();
         for group in self.groups.all().into_iter().filter(|group| names.contains(group.name())) {
             match group.read().await {
@@ -211,7 +262,10 @@ impl Engine {
             return false;
         }
         match self.groups.scan().await {
-            Ok(()) => true,
+            Ok(()) => {
+                self.take_up(&known).await;
+                true
+            }
             Err(error) => {
                 tracing::error!(error = chain(&error), "cannot look for volume groups");
                 false
