@@ -10,6 +10,7 @@ pub(crate) mod build;
 mod closing;
 pub mod cluster;
 pub mod kernel;
+pub mod power;
 mod run;
 pub mod sanity;
 
