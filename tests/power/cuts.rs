@@ -11,7 +11,7 @@ use quarry_tests::log_writes::{Entry, WriteLog};
 use crate::history::History;
 
 /// How much of a log is on a disk.
-#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone)]
 pub struct Place {
     /// All entries before this one.
     pub up_to: usize,
@@ -20,7 +20,7 @@ pub struct Place {
 }
 
 /// A moment.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone)]
 pub struct Cut {
     pub pv: Place,
     pub state: Place,
@@ -73,9 +73,11 @@ pub fn cuts(history: &History, pv: &WriteLog, state: &WriteLog, count: usize, ra
         tick,
         later: false,
     };
-    let mut chosen: BTreeMap<(usize, usize), Cut> = BTreeMap::new();
+    // One moment can be met twice: as a reply and as the flush before it.
+    let mut chosen = BTreeMap::new();
     let mut keep = |cut: Cut| {
-        chosen.entry((cut.pv.up_to, cut.state.up_to)).or_insert(cut);
+        let (pv, state) = (cut.pv.clone(), cut.state.clone());
+        chosen.entry((pv.up_to, state.up_to, pv.torn, state.torn)).or_insert(cut);
     };
     let replies: BTreeSet<usize> = history.replies().collect();
     replies.iter().for_each(|tick| keep(at(*tick)));
@@ -103,8 +105,7 @@ pub fn cuts(history: &History, pv: &WriteLog, state: &WriteLog, count: usize, ra
         keep(others.swap_remove(random.below(others.len())));
         left -= 1;
     }
-    let mut cuts: Vec<Cut> = chosen.into_values().collect();
-    cuts.sort();
+    let cuts: Vec<Cut> = chosen.into_values().collect();
     // Both logs are applied onwards only.
     assert!(cuts.is_sorted_by_key(|cut| cut.state.up_to), "the moments are not in one order: {cuts:?}");
     cuts

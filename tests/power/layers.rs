@@ -65,7 +65,10 @@ impl Layer {
 
     fn create(&self, target: &str) {
         let (name, sectors) = (self.name, self.sectors());
-        shell(&format!("dmsetup create --noudevsync --noudevrules power-{name} --table '0 {sectors} {target}'"));
+        // The last word makes the node where no udevd does.
+        shell(&format!(
+            "dmsetup create --noudevsync power-{name} --table '0 {sectors} {target}'; dmsetup mknodes power-{name}"
+        ));
     }
 
     /// Sets a mark in the log.
@@ -109,7 +112,7 @@ impl Replay {
 pub fn tear_down() {
     shell(
         "for at in $(awk '$1 ~ \"^/dev/mapper/power\" || $1 ~ \"^/dev/power/\" { print $2 }' /proc/self/mounts | sort -ru); do umount $at; done\n\
-         dmsetup remove_all --noudevsync --noudevrules\ntest -z \"$(dmsetup ls | grep -v '^No devices')\"; rm -rf /dev/power",
+         dmsetup remove_all --noudevsync; dmsetup mknodes\ntest -z \"$(dmsetup ls | grep -v '^No devices')\"; rm -rf /dev/power",
     );
 }
 
