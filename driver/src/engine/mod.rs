@@ -23,8 +23,11 @@ pub mod survey;
 mod usage;
 mod volume;
 
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, DeviceClass};
@@ -57,9 +60,15 @@ pub struct Engine {
     exec: Exec,
     runner: Arc<dyn Runner>,
     groups: groups::Groups,
+    /// LVM's configuration, by which commands of ours are known from others'.
+    lvm_system_dir: PathBuf,
     locks: VolumeLocks,
     journal: Arc<dyn Journal>,
     background: TaskTracker,
+    /// Ends what waits in the background.
+    stop: CancellationToken,
+    /// The journal did not take what a recovery wanted to write.
+    recovery_put_off: AtomicBool,
 }
 
 impl Engine {

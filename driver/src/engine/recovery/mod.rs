@@ -9,6 +9,7 @@ mod property;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 pub use plan::{GroupSeen, MountSeen, Seen, Step, plan};
 
@@ -26,6 +27,7 @@ impl Engine {
     /// Plans from what is known of LVM now, writes what concerns the journal alone, and begins the rest. Returns at once;
     /// volumes that others have locked are left to them.
     pub async fn recover(self: &Arc<Self>) {
+        self.recovery_put_off.store(false, Ordering::Relaxed);
         let seen = self.seen().await;
         let concerned: BTreeSet<LvName> = plan(&self.journaled(), &seen).iter().map(volume_of).cloned().collect();
         if concerned.is_empty() {
@@ -49,7 +51,8 @@ impl Engine {
         if !changes.is_empty()
             && let Err(error) = self.journal.write("recovery", changes).await
         {
-            tracing::error!(%error, "recovery is put off");
+            tracing::error!(%error, "recovery is put off until the journal takes writes");
+            self.recovery_put_off.store(true, Ordering::Relaxed);
             return;
         }
         for step in finish {
@@ -94,7 +97,16 @@ impl Engine {
 
     /// What is there, as far as it is known without reading disks again.
     pub async fn seen(&self) -> Seen {
-        let groups: Vec<GroupSeen> = self.groups.all().iter().map(|group| self.group_seen(&group.known())).collect();
+        let groups = self.groups.all();
+        let groups: Vec<GroupSeen> = groups
+            .iter()
+            .map(|group| {
+                let mut seen = self.group_seen(&group.known());
+                // A command of an earlier driver may be about to make what is not there yet.
+                seen.whole &= group.is_settled();
+                seen
+            })
+            .collect();
         let mut ours: BTreeSet<LvName> = groups.iter().flat_map(|group| group.ours.keys().cloned()).collect();
         // A volume whose disk is gone may be mounted still.
         ours.extend(self.journaled().volumes.keys().cloned());
