@@ -65,6 +65,7 @@ pub async fn run(args: RunArgs, shutdown: CancellationToken) -> anyhow::Result<(
     })
     .await?;
     let watch = tokio::spawn(Arc::clone(&engine).watch(shutdown.clone()));
+    let audit = tokio::spawn(Arc::clone(&engine).audit(shutdown.clone()));
     let detached = Detached::default();
     let timeouts = engine.config().timeouts;
     let filesystems = Filesystems::new(exec, tools, timeouts.kill());
@@ -94,6 +95,7 @@ pub async fn run(args: RunArgs, shutdown: CancellationToken) -> anyhow::Result<(
     detached.finish().await;
     engine.finish_background().await;
     watch.await?;
+    audit.await?;
     if let Some(registration) = registration {
         registration.await??;
     }

@@ -5,6 +5,7 @@
 //! What is about to be changed is in the journal before, what was changed after; no success is told in between.
 
 mod activate;
+mod audit;
 mod create;
 mod delete;
 mod find;

@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering;
 pub use plan::{GroupSeen, MountSeen, Seen, Step, plan};
 
 use crate::filesystem::{MountTable, Mounted};
-use crate::journal::{Change, Contents, Entry, Key, Origin};
+use crate::journal::{Change, Entry, Key, Origin};
 use crate::lvm::dm_name::split_device_name;
 use crate::telemetry::chain;
 use crate::volume::{LvName, VolumeHandle};
@@ -41,7 +41,7 @@ impl Engine {
         let steps = plan(&journal, &seen).into_iter().filter(|step| locked.contains_key(volume_of(step)));
         let (mut changes, mut finish) = (Vec::new(), Vec::new());
         for step in steps {
-            say(&journal, &step);
+            say(&step);
             match step {
                 Step::Journal(change) => changes.push(change),
                 Step::Lost(_) => {}
@@ -195,12 +195,10 @@ fn volume_of(step: &Step) -> &LvName {
     }
 }
 
-fn say(journal: &Contents, step: &Step) {
+fn say(step: &Step) {
     match step {
-        Step::Lost(lv) => {
-            let vg = journal.volumes.get(lv).map_or("", |record| record.vg.as_str());
-            tracing::error!(volume = %lv, vg, "the logical volume of a volume has vanished: its data is lost");
-        }
+        // Told by the audit, once.
+        Step::Lost(_) => {}
         Step::FinishCreate(lv) => tracing::warn!(volume = %lv, "finishing a creation that was cut off"),
         Step::FinishDelete(lv) => tracing::warn!(volume = %lv, "finishing a deletion that was cut off"),
         Step::Journal(Change::Put(Entry::Volume(lv, record))) if record.origin == Origin::Adopted => {
