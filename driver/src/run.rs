@@ -28,7 +28,7 @@ use crate::csi::socket::Socket;
 use crate::engine::{Engine, Settings};
 use crate::exec::{Exec, Tools};
 use crate::filesystem::Filesystems;
-use crate::journal::{Rebuilt, SledJournal};
+use crate::journal::{Journal, Rebuilt, SledJournal};
 
 /// How long a driver waits for another one on this node to end: the old pod of a rollout.
 const LOCK_WAIT: Duration = Duration::from_secs(30);
@@ -61,10 +61,12 @@ pub async fn run(args: RunArgs, shutdown: CancellationToken) -> anyhow::Result<(
         state_dir: args.state_dir.clone(),
         host_lvm_dir: args.host_lvm_dir.clone(),
         exec: exec.clone(),
-        journal: Arc::new(opened.journal),
+        journal: journal(opened.journal),
     })
     .await?;
     let watch = tokio::spawn(Arc::clone(&engine).watch(shutdown.clone()));
+    let audit = tokio::spawn(Arc::clone(&engine).audit(shutdown.clone()));
+    // Cancelled after the last change, which is copied too.
     let work_done = CancellationToken::new();
     let backups = tokio::spawn(Arc::clone(engine.backups()).keep(work_done.clone()));
     let detached = Detached::default();
@@ -96,6 +98,7 @@ pub async fn run(args: RunArgs, shutdown: CancellationToken) -> anyhow::Result<(
     detached.finish().await;
     engine.finish_background().await;
     watch.await?;
+    audit.await?;
     work_done.cancel();
     backups.await?;
     if let Some(registration) = registration {
@@ -103,6 +106,17 @@ pub async fn run(args: RunArgs, shutdown: CancellationToken) -> anyhow::Result<(
     }
     tracing::info!("ended");
     served
+}
+
+/// The journal that was opened.
+fn journal(opened: SledJournal) -> Arc<dyn Journal> {
+    // What the journal costs is measured by leaving it out.
+    #[cfg(feature = "crash-points")]
+    if std::env::var_os("QUARRY_FORGETFUL_JOURNAL").is_some() {
+        tracing::error!("the journal is kept in memory only: this is for measurements");
+        return Arc::new(crate::journal::Forgetful::default());
+    }
+    Arc::new(opened)
 }
 
 /// How long requests under way are waited for at the end; the work behind them is waited for without a bound.

@@ -10,7 +10,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use quarry_tests::in_vm::DriverUnderTest;
 use quarry_tests::wait;
@@ -83,17 +83,23 @@ impl<'a> Recorder<'a> {
         let _turn = self.turn.lock().unwrap();
         freeze(true);
         let tick = self.history.lock().unwrap().ticks;
-        self.layers.iter().for_each(|layer| layer.mark(&History::mark(tick)));
+        std::thread::scope(|scope| {
+            for layer in self.layers {
+                scope.spawn(move || layer.mark(&History::mark(tick)));
+            }
+        });
         self.history.lock().unwrap().ticks += 1;
         freeze(false);
         tick
     }
 
-    /// Ticks until the work is done: the moments between replies.
+    /// Ticks until the work is done: the moments between replies. A frozen driver does no work, so it is left alone
+    /// several times as long as a tick takes.
     pub fn tick_on(&self) {
         while !self.done.load(Ordering::Relaxed) {
+            let begin = Instant::now();
             self.tick();
-            wait::pause(Duration::from_millis(60));
+            wait::pause(begin.elapsed() * 4);
         }
     }
 

@@ -73,7 +73,9 @@ impl Layer {
 
     /// Sets a mark in the log.
     pub fn mark(&self, mark: &str) {
-        shell(&format!("dmsetup message power-{} 0 mark {mark}", self.name));
+        let device = format!("power-{}", self.name);
+        let command = Command::new("dmsetup").args(["message", &device, "0", "mark", mark]);
+        process::run(&command, Duration::from_secs(60)).unwrap().success().unwrap();
     }
 
     /// Reads the log, now that the device is gone.

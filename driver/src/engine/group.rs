@@ -4,6 +4,7 @@
 //! behind is repaired. Groups do not wait for each other: a hung disk delays only its own group.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use tokio::sync::{Mutex, MutexGuard};
@@ -81,6 +82,8 @@ pub struct Group {
     /// The devices that the configuration lists, where the group was found on them.
     listed: Vec<PathBuf>,
     reading: RwLock<Arc<Reading>>,
+    /// Whether commands of an earlier driver are over and what they left is repaired.
+    settled: AtomicBool,
     writer: Mutex<State>,
 }
 
@@ -120,6 +123,7 @@ impl Group {
             scanner,
             listed,
             reading: RwLock::new(Arc::new(reading)),
+            settled: AtomicBool::new(false),
             writer: Mutex::new(State { repair: true }),
         })
     }
@@ -140,6 +144,17 @@ impl Group {
     #[must_use]
     pub fn is_on_listed_devices(&self) -> bool {
         !self.listed.is_empty()
+    }
+
+    /// Whether what it shows is final: no command of an earlier driver is at work on it any more.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.settled.load(Ordering::Acquire)
+    }
+
+    /// Notes that nobody but this driver changes it for Quarry any more.
+    pub fn settle(&self) {
+        self.settled.store(true, Ordering::Release);
     }
 
     /// The last reading, without looking again.

@@ -4,6 +4,7 @@
 
 mod disks;
 mod driver;
+mod host;
 mod lvm;
 
 use std::path::Path;
@@ -12,6 +13,7 @@ use anyhow::{Result, bail};
 
 pub use disks::{scratch_disks, wipe};
 pub use driver::{Csi, DriverSpec, DriverUnderTest};
+pub use host::describe;
 pub use lvm::{Row, VgOptions, VolumeGroup, lvm};
 
 /// Fails unless this is a machine that the test bed booted.
