@@ -12,6 +12,7 @@ use crate::volume::tags::{self, POOL_MARK, TagError};
 use crate::volume::{Bytes, Content, LvName, Provisioning, Stage, Tags};
 
 use super::group::{Group, Unreadable};
+use super::groups::Freshness;
 use super::room::{self, PoolNeeded};
 use super::{Engine, Volume};
 
@@ -174,7 +175,11 @@ impl Engine {
 
     /// The volume of that name wherever it is on this node, compared with the request.
     async fn existing(&self, request: &CreateRequest) -> Result<Option<Volume>, CreateError> {
-        let Some((group, reading)) = self.groups.locate(&request.lv).await? else { return Ok(None) };
+        let class = self.config.class(&request.device_class);
+        let own = class.and_then(|class| self.groups.by_name(&class.volume_group));
+        let freshness =
+            own.map_or(Freshness::All, |group| Freshness::For { group: group.uuid(), class: &request.device_class });
+        let Some((group, reading)) = self.groups.locate(&request.lv, freshness).await? else { return Ok(None) };
         let vg = group.name().to_owned();
         let lv = request.lv.clone();
         if !reading.is_ours(&lv) {

@@ -13,6 +13,7 @@ use crate::volume::{LvName, VolumeHandle};
 
 use super::Engine;
 use super::group::Unreadable;
+use super::groups::Freshness;
 use super::usage::{Usage, UsageError};
 
 /// Why a volume was not deleted.
@@ -101,7 +102,9 @@ impl Engine {
             return Err(DeleteError::OtherNode { handle: handle.clone(), here: self.node.to_string() });
         }
         let lv = &handle.lv;
-        let Some((group, _)) = self.groups.locate(lv).await? else { return self.affirm_absent(lv).await };
+        let Some((group, _)) = self.groups.locate(lv, Freshness::All).await? else {
+            return self.affirm_absent(lv).await;
+        };
         let vg = group.name().to_owned();
         let mut writer = group.writer().await;
         writer.ready(self.runner.as_ref()).await?;

@@ -1,6 +1,7 @@
 //! One LVM command line: the verb and its words, and what may be done when it does not end.
 
 use std::fmt;
+use std::path::Path;
 
 /// Whether a command changes LVM's or device-mapper's state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +70,20 @@ impl Command {
     #[must_use]
     pub fn add_tags<S: AsRef<str>>(self, tags: impl IntoIterator<Item = S>) -> Self {
         tags.into_iter().fold(self, |command, tag| command.option("--addtag", tag.as_ref()))
+    }
+
+    /// Has LVM look at these devices alone, whatever its devices file says: it reads every device it may use, and would
+    /// hang on one of another volume group that hangs.
+    #[must_use]
+    pub fn on_devices<'a>(self, devices: impl IntoIterator<Item = &'a Path>) -> Self {
+        let devices: Vec<String> = devices.into_iter().map(|device| device.display().to_string()).collect();
+        if devices.is_empty() { self } else { self.option("--devices", devices.join(",")) }
+    }
+
+    /// The verb.
+    #[must_use]
+    pub fn verb(&self) -> &str {
+        self.words.first().map_or("", String::as_str)
     }
 
     /// Whether it changes anything.
