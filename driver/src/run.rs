@@ -30,6 +30,7 @@ use crate::csi::socket::Socket;
 use crate::engine::{Engine, Settings};
 use crate::exec::{Exec, Tools};
 use crate::filesystem::Filesystems;
+use crate::journal::{Rebuilt, SledJournal};
 use crate::telemetry::health::{Check, Fault, Health};
 use crate::telemetry::http;
 use crate::telemetry::metrics::{Metrics, Snapshot, Source};
@@ -88,6 +89,11 @@ pub async fn run(args: RunArgs, ending: Ending) -> anyhow::Result<()> {
         None => None,
     };
     let exec = Exec::default();
+    let opened = SledJournal::open(&args.state_dir).await?;
+    if let Some(Rebuilt { why, aside }) = &opened.rebuilt {
+        let aside = aside.as_ref().map(|aside| aside.display().to_string());
+        tracing::error!(why, aside, "the journal begins anew: volumes are found again in LVM");
+    }
     let bound = config.timeouts.shutdown();
     let started = Engine::start(Settings {
         node_name: args.node_name.clone(),
@@ -96,6 +102,7 @@ pub async fn run(args: RunArgs, ending: Ending) -> anyhow::Result<()> {
         state_dir: args.state_dir.clone(),
         host_lvm_dir: args.host_lvm_dir.clone(),
         exec: exec.clone(),
+        journal: Arc::new(opened.journal),
     });
     let engine = tokio::select! {
         started = started => started?,
@@ -178,8 +185,12 @@ impl Parts {
     async fn finish(&self, bound: Duration, hurried: &CancellationToken) -> anyhow::Result<()> {
         let running = self.detached.running();
         tracing::info!(operations = list(&running), bound_s = bound.as_secs(), "ending: waiting for what runs");
+        let all = async {
+            self.detached.finish().await;
+            self.engine.finish_background().await;
+        };
         let why = tokio::select! {
-            () = self.detached.finish() => return Ok(()),
+            () = all => return Ok(()),
             () = tokio::time::sleep(bound) => format!("after {} s", bound.as_secs()),
             () = hurried.cancelled() => "at the second signal".to_owned(),
         };

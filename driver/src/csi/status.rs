@@ -21,6 +21,7 @@ pub fn from(code: Code, error: &(dyn Error + 'static)) -> Status {
 pub fn of_find(error: &FindError) -> Code {
     match error {
         FindError::Absent(_) => Code::NotFound,
+        FindError::Lost { .. } => Code::DataLoss,
         FindError::OtherNode { .. } | FindError::Foreign { .. } => Code::FailedPrecondition,
         FindError::Tags { .. } => Code::Internal,
         FindError::Unreadable(_) => Code::Unavailable,

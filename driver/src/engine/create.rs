@@ -3,6 +3,7 @@
 //! **Invariant.** A volume is made by one `lvcreate` with all its tags. Success is told only when the volume group's
 //! metadata says so, and the disks' caches are flushed. A repeated request finds the volume and compares what shapes it.
 
+use crate::journal::{Claim, JournalError, OperationKind, Origin};
 use crate::lvm::flush::{self, FlushError};
 use crate::lvm::runner::LvmError;
 use crate::lvm::verbs;
@@ -10,6 +11,8 @@ use crate::volume::capacity::{Bound, PoolPlan};
 use crate::volume::size::{SizeError, SizeRange};
 use crate::volume::tags::{self, POOL_MARK, TagError};
 use crate::volume::{Bytes, Content, LvName, Provisioning, Stage, Tags};
+
+use crate::config::DeviceClass;
 
 use super::group::{Group, Unreadable};
 use super::groups::Freshness;
@@ -33,6 +36,8 @@ pub struct CreateRequest {
     pub mkfs_options: Vec<String>,
     /// How large.
     pub range: SizeRange,
+    /// The claim it is for, where csi-provisioner says; it shapes nothing.
+    pub claim: Option<Claim>,
 }
 
 /// Why a volume was not made, or not seen to be.
@@ -149,6 +154,23 @@ pub enum CreateError {
     /// The volume was made and may be lost in a power cut.
     #[error(transparent)]
     Flush(#[from] FlushError),
+    /// What is to be done, or was done, cannot be written down.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The volume was made once, and is not there any more.
+    #[error(
+        "volume {lv} was made before, in volume group {vg}, and its logical volume has vanished: it is not made anew, \
+         since its data is lost. `quarry-driver forget {lv}` accepts the loss"
+    )]
+    Lost {
+        /// The volume.
+        lv: LvName,
+        /// Where it was.
+        vg: String,
+    },
+    /// Its deletion was begun.
+    #[error("volume {0} is being deleted")]
+    BeingDeleted(LvName),
     /// The volume was made, and making it usable (zeroing, activating) failed; it goes on at the next request.
     #[error("volume {lv} exists and is not ready")]
     Unprepared {
@@ -167,10 +189,17 @@ impl Engine {
     /// [`CreateError`].
     pub async fn create(&self, request: &CreateRequest) -> Result<Volume, CreateError> {
         let volume = match self.existing(request).await? {
-            Some(volume) => volume,
+            Some(volume) => {
+                let finished = self.finish_creation(&volume).await;
+                finished.map_err(|source| CreateError::Unprepared { lv: request.lv.clone(), source })?;
+                volume
+            }
             None => self.make(request).await?,
         };
-        self.prepare(&volume).await.map_err(|source| CreateError::Unprepared { lv: request.lv.clone(), source })
+        let prepared = self.prepare(&volume).await;
+        let volume = prepared.map_err(|source| CreateError::Unprepared { lv: request.lv.clone(), source })?;
+        self.record_created(&volume, request.claim.clone(), Origin::Asked).await?;
+        Ok(volume)
     }
 
     /// The volume of that name wherever it is on this node, compared with the request.
@@ -189,19 +218,58 @@ impl Engine {
             .volume(&self.node, &lv)
             .map_err(|source| CreateError::Tags { vg, lv: lv.clone(), source })?
             .ok_or_else(|| CreateError::Vanished { vg: group.name().to_owned(), lv })?;
+        if self.journaled().operations.get(&request.lv).is_some_and(|begun| begun.kind == OperationKind::Delete) {
+            return Err(CreateError::BeingDeleted(request.lv.clone()));
+        }
         compare(&volume, request)?;
         Ok(Some(volume))
     }
 
+    /// Makes a volume of which it is affirmed that there is none.
     async fn make(&self, request: &CreateRequest) -> Result<Volume, CreateError> {
+        let known = self.journaled();
+        if let Some(record) = known.volumes.get(&request.lv) {
+            if !known.operations.get(&request.lv).is_some_and(|begun| begun.kind == OperationKind::Delete) {
+                return Err(CreateError::Lost { lv: request.lv.clone(), vg: record.vg.clone() });
+            }
+            // Its deletion was done and only not written down.
+            self.record_deleted(&request.lv).await?;
+        }
         let (class, group) = self.class_and_group(&request.device_class).await?;
+        // What cannot be is refused before anything is written.
+        let reading = group.known();
+        let size = request.range.volume_size(request.content, reading.extent())?;
+        room::admit(self, &class, &reading, request.provisioning, size).await?;
+        self.intend_create(&request.lv, &group, request.claim.clone()).await?;
+        let made = self.make_intended(request, &class, &group).await;
+        if made.is_err() {
+            self.take_back(&request.lv, &group).await;
+        }
+        made
+    }
+
+    /// After a creation that failed: the intent goes when nothing was made. Where that cannot be seen, it stays, and the
+    /// next request, or the next start, decides.
+    async fn take_back(&self, lv: &LvName, group: &Group) {
+        let nothing_made = group.read().await.is_ok_and(|reading| reading.is_complete() && !reading.has(lv));
+        if nothing_made && let Err(error) = self.drop_intent(lv).await {
+            tracing::error!(%error, volume = %lv, "the intent of a creation that made nothing stays in the journal");
+        }
+    }
+
+    async fn make_intended(
+        &self,
+        request: &CreateRequest,
+        class: &DeviceClass,
+        group: &Group,
+    ) -> Result<Volume, CreateError> {
         let mut writer = group.writer().await;
         writer.ready(self.runner.as_ref()).await?;
         let reading = group.read().await?;
         let size = request.range.volume_size(request.content, reading.extent())?;
-        let needed = room::admit(self, &class, &reading, request.provisioning, size).await?;
+        let needed = room::admit(self, class, &reading, request.provisioning, size).await?;
         if let Some(PoolNeeded(plan)) = needed {
-            self.make_pool(&group, &mut writer, &class.thin_pool, &plan).await?;
+            self.make_pool(group, &mut writer, &class.thin_pool, &plan).await?;
         }
         let stage = if request.provisioning == Provisioning::Thick && request.content == Content::Block {
             Stage::Unzeroed
@@ -218,7 +286,7 @@ impl Engine {
                 verbs::create_thick(group.name(), &request.lv, extents, wipe, &tags.to_lvm())
             }
         };
-        self.run_create(&group, &mut writer, command, format!("volume {}", request.lv)).await?;
+        self.run_create(group, &mut writer, command, format!("volume {}", request.lv)).await?;
         let reading = group.read().await?;
         flush::flush(reading.devices()).await?;
         drop(writer);
@@ -306,6 +374,7 @@ mod tests {
             content: Content::Filesystem(FilesystemType::Ext4),
             mkfs_options: vec![],
             range: SizeRange::new(1 << 30, 0).unwrap(),
+            claim: None,
         }
     }
 

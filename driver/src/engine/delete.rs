@@ -4,6 +4,7 @@
 //! and the disks' caches are flushed; for a volume that is not found, only when LVM itself affirms that no volume group
 //! has it. LVM removes by UUID, so a name that changed hands meanwhile is safe.
 
+use crate::journal::JournalError;
 use crate::lvm::flush::{self, FlushError};
 use crate::lvm::report;
 use crate::lvm::runner::LvmError;
@@ -79,6 +80,14 @@ pub enum DeleteError {
         /// The volume.
         lv: LvName,
     },
+    /// Somebody else removed the volume in this very moment.
+    #[error("volume group {vg} had {lv} a moment ago and has it no more; ask again")]
+    Disappeared {
+        /// The group.
+        vg: String,
+        /// The volume.
+        lv: LvName,
+    },
     /// LVM lists a volume that was not there a moment ago.
     #[error("volume group {vg} shows {lv} now and did not a moment ago; ask again")]
     Appeared {
@@ -87,6 +96,9 @@ pub enum DeleteError {
         /// The volume.
         lv: LvName,
     },
+    /// What is to be done, or was done, cannot be written down.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
     /// The volume is gone and may come back in a power cut.
     #[error(transparent)]
     Flush(#[from] FlushError),
@@ -103,7 +115,8 @@ impl Engine {
         }
         let lv = &handle.lv;
         let Some((group, _)) = self.groups.locate(lv, Freshness::All).await? else {
-            return self.affirm_absent(lv).await;
+            self.affirm_absent(lv).await?;
+            return Ok(self.record_deleted(lv).await?);
         };
         let vg = group.name().to_owned();
         let mut writer = group.writer().await;
@@ -112,19 +125,27 @@ impl Engine {
         if !reading.is_ours(lv) {
             return match reading.has(lv) {
                 true => Err(DeleteError::Foreign { vg, lv: lv.clone() }),
-                false => Ok(()),
+                false => Err(DeleteError::Disappeared { vg, lv: lv.clone() }),
             };
         }
-        let Some(uuid) = reading.uuid_of(lv) else { return Ok(()) };
+        let Some(uuid) = reading.uuid_of(lv) else { return Err(DeleteError::Disappeared { vg, lv: lv.clone() }) };
         let usage = super::usage::of(reading.vg_uuid(), uuid).await?;
         if let Some(usage) = usage {
             return Err(DeleteError::InUse { lv: lv.clone(), usage });
         }
+        // Others may change the group while the journal's disk works.
+        drop(writer);
+        self.intend_delete(&uuid.to_string(), lv, &group).await?;
+        let mut writer = group.writer().await;
+        writer.ready(self.runner.as_ref()).await?;
         if let Err(source) = writer.run(self.runner.as_ref(), verbs::remove(&vg, lv, uuid)).await {
-            return Err(match source.outcome_unknown() {
-                true => DeleteError::OutcomeUnknown { vg, lv: lv.clone(), source },
-                false => DeleteError::Lvm { vg, lv: lv.clone(), source },
-            });
+            if source.outcome_unknown() {
+                return Err(DeleteError::OutcomeUnknown { vg, lv: lv.clone(), source });
+            }
+            drop(writer);
+            // LVM refused, so somebody uses it after all: it is not being deleted.
+            self.drop_intent(lv).await?;
+            return Err(DeleteError::Lvm { vg, lv: lv.clone(), source });
         }
         let reading = group.read().await?;
         if reading.uuid_of(lv).is_some_and(|present| present == uuid) {
@@ -132,6 +153,7 @@ impl Engine {
         }
         flush::flush(reading.devices()).await?;
         drop(writer);
+        self.record_deleted(lv).await?;
         tracing::info!(volume = %lv, vg, "volume deleted");
         Ok(())
     }

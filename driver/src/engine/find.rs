@@ -18,6 +18,18 @@ pub enum FindError {
         /// This node.
         here: String,
     },
+    /// There was one, and its logical volume has vanished, affirmed.
+    #[error(
+        "volume {handle} was in volume group {vg}, and its logical volume has vanished: its data is lost. \
+         `quarry-driver forget {}` accepts the loss",
+        handle.lv
+    )]
+    Lost {
+        /// The volume.
+        handle: VolumeHandle,
+        /// Where it was.
+        vg: String,
+    },
     /// There is none, affirmed.
     #[error("volume {0} does not exist on this node")]
     Absent(VolumeHandle),
@@ -61,7 +73,7 @@ impl Engine {
     pub async fn find_known(&self, handle: &VolumeHandle) -> Result<Volume, FindError> {
         match self.find_among(handle, Freshness::Known).await {
             // Of a group that hangs the last reading says what was there, not that there is no more.
-            Err(FindError::Absent(_)) => self.find(handle).await,
+            Err(FindError::Absent(_) | FindError::Lost { .. }) => self.find(handle).await,
             told => told,
         }
     }
@@ -72,13 +84,23 @@ impl Engine {
         }
         let lv = &handle.lv;
         let Some((group, reading)) = self.groups.locate(lv, freshness).await? else {
-            return Err(FindError::Absent(handle.clone()));
+            return Err(self.absent_or_lost(handle));
         };
         let vg = group.name().to_owned();
         match reading.volume(&self.node, lv) {
             Ok(Some(volume)) => Ok(volume),
             Ok(None) => Err(FindError::Foreign { vg, lv: lv.clone() }),
             Err(source) => Err(FindError::Tags { vg, lv: lv.clone(), source }),
+        }
+    }
+
+    /// What it means that no volume group has it.
+    fn absent_or_lost(&self, handle: &VolumeHandle) -> FindError {
+        let known = self.journaled();
+        let deleting = known.operations.contains_key(&handle.lv);
+        match known.volumes.get(&handle.lv).filter(|_| !deleting) {
+            Some(record) => FindError::Lost { handle: handle.clone(), vg: record.vg.clone() },
+            None => FindError::Absent(handle.clone()),
         }
     }
 

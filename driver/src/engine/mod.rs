@@ -2,6 +2,7 @@
 //!
 //! **Invariant.** LVM is the truth: what exists is read from its metadata before each decision and after each change.
 //! An error is never an answer: a volume is absent only where every volume group that may hold it was read whole.
+//! What is about to be changed is in the journal before, what was changed after; no success is told in between.
 
 mod activate;
 mod create;
@@ -14,6 +15,8 @@ mod locks;
 mod pins;
 mod prepare;
 mod reading;
+mod records;
+pub mod recovery;
 mod room;
 mod start;
 mod usage;
@@ -21,8 +24,11 @@ mod volume;
 
 use std::sync::Arc;
 
+use tokio_util::task::TaskTracker;
+
 use crate::config::{Config, DeviceClass};
 use crate::exec::{Exec, Tools};
+use crate::journal::Journal;
 use crate::lvm::runner::Runner;
 use crate::volume::{LvName, TopologyValue};
 
@@ -51,6 +57,8 @@ pub struct Engine {
     runner: Arc<dyn Runner>,
     groups: groups::Groups,
     locks: VolumeLocks,
+    journal: Arc<dyn Journal>,
+    background: TaskTracker,
 }
 
 impl Engine {

@@ -1,11 +1,12 @@
 //! Makes a volume ready: a thick raw block volume is zeroed before anybody may read it.
 
 use crate::exec::{ExecError, Invocation};
+use crate::journal::OperationKind;
 use crate::lvm::flush::{self, FlushError};
 use crate::lvm::runner::LvmError;
 use crate::lvm::verbs;
-use crate::volume::Stage;
 use crate::volume::tags::TagError;
+use crate::volume::{Content, Provisioning, Stage};
 
 use super::activate::ActivateError;
 use super::group::Unreadable;
@@ -17,6 +18,9 @@ pub enum PrepareError {
     /// It cannot be activated.
     #[error(transparent)]
     Activate(#[from] ActivateError),
+    /// What an earlier volume left cannot be wiped.
+    #[error("cannot wipe what an earlier volume left on it")]
+    Wipe(#[source] ExecError),
     /// It cannot be zeroed.
     #[error("cannot zero it")]
     Zero(#[source] ExecError),
@@ -86,6 +90,25 @@ impl Engine {
         zeroed.map_err(PrepareError::Zero)?;
         flush::flush(vec![device.path]).await?;
         Ok(self.set_stage(volume, Stage::New).await?)
+    }
+
+    /// Finishes the creation of a volume whose `lvcreate` was begun by an earlier request and not seen to end: it may
+    /// have been killed between making the volume and wiping the signatures that an earlier one left there.
+    ///
+    /// # Errors
+    /// [`PrepareError`]; the next attempt begins again.
+    pub(super) async fn finish_creation(&self, volume: &Volume) -> Result<(), PrepareError> {
+        let begun = self.journaled().operations.get(volume.lv()).is_some_and(|op| op.kind == OperationKind::Create);
+        let wipes = volume.provisioning == Provisioning::Thick && volume.tags.content != Content::Block;
+        // Stage `new`: no mkfs of ours was begun on it, so nobody's data is there.
+        if !begun || !wipes || volume.tags.stage != Stage::New {
+            return Ok(());
+        }
+        let device = self.activate(volume).await?;
+        let invocation = Invocation::new(&self.tools.wipefs, self.config.timeouts.kill()).arg("--all");
+        let wiped = self.exec.run(invocation.arg(&device.path)).await.and_then(crate::exec::Output::success);
+        wiped.map_err(PrepareError::Wipe)?;
+        Ok(flush::flush(vec![device.path]).await?)
     }
 
     /// Replaces the volume's stage tag: one command, on disk when this returns.

@@ -7,9 +7,12 @@ use std::time::Duration;
 
 use tokio_stream::StreamExt as _;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, DeviceClass};
 use crate::exec::{Exec, Tools};
+use crate::journal::Journal;
+use crate::lvm::metadata::LvmUuid;
 use crate::lvm::repair;
 use crate::lvm::runner::{Processes, Runner};
 use crate::lvm::system_dir::{SystemDir, SystemDirError};
@@ -37,6 +40,8 @@ pub struct Settings {
     pub host_lvm_dir: PathBuf,
     /// Runs programs.
     pub exec: Exec,
+    /// What was under way when the last driver ended.
+    pub journal: Arc<dyn Journal>,
 }
 
 /// Why the engine did not start.
@@ -58,6 +63,9 @@ pub enum StartError {
 
 /// LVM's reports are killed after this: they wait for the lock of a hanging writer.
 const REPORT_LIMIT: Duration = Duration::from_secs(30);
+
+/// How long the start waits for volume groups to be usable: a repair and the activation of a pool take seconds.
+const TAKE_UP: Duration = Duration::from_secs(20);
 
 /// How often is looked for volume groups that are not there: an admin may be making one, a disk may come back. A look
 /// reads the first sectors of each disk.
@@ -89,13 +97,46 @@ impl Engine {
             exec: settings.exec,
             runner,
             locks: VolumeLocks::default(),
+            journal: settings.journal,
+            background: TaskTracker::new(),
         });
         engine.groups.scan().await?;
         engine.report_missing_groups();
-        for group in engine.groups.all() {
-            engine.make_usable(&group).await;
-        }
+        engine.take_up(&BTreeSet::new()).await;
         Ok(engine)
+    }
+
+    /// Takes up the groups that are not among the known ones: repairs them, activates their pools, finishes what was cut
+    /// off. All groups at once, and a group that hangs is left to itself after a while.
+    async fn take_up(self: &Arc<Self>, known: &BTreeSet<LvmUuid>) {
+        let new: Vec<_> = self.groups.all().into_iter().filter(|group| !known.contains(&group.uuid())).collect();
+        if new.is_empty() {
+            return;
+        }
+        let tasks: Vec<_> = new
+            .into_iter()
+            .map(|group| {
+                let engine = Arc::clone(self);
+                self.background.spawn(async move { engine.make_usable(&group).await })
+            })
+            .collect();
+        let all = async {
+            for task in tasks {
+                if let Err(error) = task.await {
+                    tracing::error!(%error, "taking up a volume group was cut off");
+                }
+            }
+        };
+        if tokio::time::timeout(TAKE_UP, all).await.is_err() {
+            tracing::warn!("a volume group takes long to become usable; the others are served");
+        }
+        self.recover().await;
+    }
+
+    /// Waits for what goes on in the background.
+    pub async fn finish_background(&self) {
+        self.background.close();
+        self.background.wait().await;
     }
 
     /// Repairs a group and activates its thin pools, whose fill is otherwise unknown. What fails is tried again before
@@ -194,7 +235,8 @@ impl Engine {
     }
 
     /// Reads groups again. True when all devices were looked at anew, so that other ones may have to be watched.
-    async fn look_again(&self, names: &BTreeSet<String>) -> bool {
+    async fn look_again(self: &Arc<Self>, names: &BTreeSet<String>) -> bool {
+        let known: BTreeSet<LvmUuid> = self.groups.all().iter().map(|group| group.uuid()).collect();
         let mut rescan = self.lacks_groups();
         // At the same time: one that hangs must not keep the others' changes from being seen.
         let mut reads = tokio::task::JoinSet::new();
@@ -216,7 +258,10 @@ impl Engine {
             return false;
         }
         match self.groups.scan().await {
-            Ok(()) => true,
+            Ok(()) => {
+                self.take_up(&known).await;
+                true
+            }
             Err(error) => {
                 tracing::error!(error = chain(&error), "cannot look for volume groups");
                 false

@@ -83,6 +83,7 @@ tools! {
     mkfs_xfs = "mkfs.xfs", "make xfs";
     mkfs_btrfs = "mkfs.btrfs", "make btrfs";
     e2fsck = "e2fsck", "check ext4 before it is mounted";
+    wipefs = "wipefs", "wipe what an earlier volume left, where lvcreate was killed before it did";
     mount = "mount", "mount a filesystem or bind a path";
     umount = "umount", "unmount";
 }

@@ -135,6 +135,11 @@ impl MountTable {
         here().find(|mount| !here().any(|other| other.parent == mount.id && other.id != mount.id))
     }
 
+    /// Every mount.
+    pub fn iter(&self) -> impl Iterator<Item = &Mount> {
+        self.0.iter()
+    }
+
     /// Every mount of a device: of the filesystem on it, and of its node.
     pub fn users_of(&self, device: DeviceNumber) -> impl Iterator<Item = &Mount> {
         self.0.iter().filter(move |mount| mount.device() == Some(device))

@@ -151,6 +151,7 @@ pub enum Entry {
 
 /// A change of one row.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "a handful at a time, moved once")]
 pub enum Change {
     /// Writes a row, over the one with its key if there is one.
     Put(Entry),

@@ -246,10 +246,12 @@ impl Writer {
                 self.store.insert(mended)
             }
         };
+        point("before", requests);
         if let Err(error) = store.apply(&changes) {
             self.store = None;
             return Err(failed(error.to_string()));
         }
+        point("after", requests);
         let sequence = store.sequence();
         let mut contents = self.shared.contents.write().unwrap_or_else(PoisonError::into_inner);
         let contents = Arc::make_mut(&mut contents);
@@ -290,6 +292,13 @@ impl Writer {
                 Err(error) => tracing::error!(what, ms, reason = error.reason, "journal not written"),
             }
         }
+    }
+}
+
+/// Where a test may have the driver die.
+fn point(when: &str, requests: &[Request]) {
+    for request in requests {
+        crate::crash::point(format_args!("journal.{}.{when}", request.what));
     }
 }
 

@@ -182,7 +182,9 @@ impl Store {
         batch.insert(SUMMARY_KEY, serde_json::to_vec(&summary)?);
         batch.insert(FORMAT_KEY, FORMAT.to_string().into_bytes());
         self.db.apply_batch(batch).map_err(to_io)?;
+        crate::crash::point("journal.applied");
         self.db.flush().map_err(to_io)?;
+        crate::crash::point("journal.flushed");
         self.log.sync_data()?;
         self.summary = summary;
         Ok(())

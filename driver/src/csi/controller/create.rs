@@ -1,10 +1,13 @@
 //! CreateVolume.
 
+use std::collections::HashMap;
+
 use quarry_proto::csi::v1 as proto;
 use tonic::{Code, Status};
 
 use crate::csi::{capability, status, topology};
 use crate::engine::{Busy, CreateError, CreateRequest, Engine, Volume};
+use crate::journal::Claim;
 use crate::volume::capability::CapabilityError;
 use crate::volume::name::NameError;
 use crate::volume::parameters::{ParameterError, Parameters};
@@ -57,7 +60,10 @@ impl From<CreateVolumeError> for Status {
             E::Busy(_) | E::Engine(CreateError::OutcomeUnknown { .. } | CreateError::Unprepared { .. }) => {
                 Code::Aborted
             }
-            E::Engine(CreateError::Unreadable(_)) => Code::Unavailable,
+            E::Engine(CreateError::BeingDeleted(_)) => Code::Aborted,
+            E::Engine(CreateError::Unreadable(_) | CreateError::Journal(_)) => Code::Unavailable,
+            // Final: asking again makes no difference before a person has decided.
+            E::Engine(CreateError::Lost { .. }) => Code::FailedPrecondition,
             E::Engine(CreateError::Different { .. } | CreateError::Foreign { .. }) => Code::AlreadyExists,
             E::Engine(
                 CreateError::Tags { .. }
@@ -96,7 +102,15 @@ pub fn validate(
         content,
         mkfs_options: parameters.mkfs_options,
         range,
+        claim: claim(&request.parameters),
     })
+}
+
+/// The claim, which csi-provisioner names when it is run with `--extra-create-metadata`.
+fn claim(parameters: &HashMap<String, String>) -> Option<Claim> {
+    let get = |key| parameters.get(key).filter(|value| !value.is_empty()).cloned();
+    let (namespace, name) = (get("csi.storage.k8s.io/pvc/namespace")?, get("csi.storage.k8s.io/pvc/name")?);
+    Some(Claim { namespace, name })
 }
 
 /// Makes the volume, whose lock the caller holds.

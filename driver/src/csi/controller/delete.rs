@@ -26,11 +26,14 @@ impl From<DeleteVolumeError> for Status {
         use DeleteVolumeError as E;
         let code = match &error {
             E::NoId => Code::InvalidArgument,
-            E::Busy(_) | E::Engine(DeleteError::OutcomeUnknown { .. } | DeleteError::Appeared { .. }) => Code::Aborted,
+            E::Busy(_)
+            | E::Engine(
+                DeleteError::OutcomeUnknown { .. } | DeleteError::Appeared { .. } | DeleteError::Disappeared { .. },
+            ) => Code::Aborted,
             E::Engine(DeleteError::OtherNode { .. } | DeleteError::InUse { .. } | DeleteError::Foreign { .. }) => {
                 Code::FailedPrecondition
             }
-            E::Engine(DeleteError::Unreadable(_)) => Code::Unavailable,
+            E::Engine(DeleteError::Unreadable(_) | DeleteError::Journal(_)) => Code::Unavailable,
             E::Engine(
                 DeleteError::Lvm { .. } | DeleteError::Flush(_) | DeleteError::StillThere { .. } | DeleteError::Use(_),
             ) => Code::Internal,

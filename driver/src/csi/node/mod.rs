@@ -212,8 +212,10 @@ mod tests {
     use super::*;
     use crate::engine::{ActivateError, Device, FindError, StageError, UsageError, Volume, VolumeGuard, VolumeLocks};
     use crate::exec::{Exec, Tools};
+    use crate::journal::{JournalError, Key, Pod};
     use crate::volume::{Stage, TopologyValue, VolumeHandle};
     use quarry_proto::csi::v1::volume_capability::{AccessMode, AccessType, MountVolume};
+    use std::path::Path;
     use tokio::sync::Semaphore;
     use tonic::Code;
 
@@ -252,6 +254,16 @@ mod tests {
         async fn set_stage(&self, _: &Volume, _: Stage) -> Result<Volume, StageError> {
             unreachable!("there is no volume")
         }
+
+        async fn record_staged(&self, _: &Volume, _: &Path) -> Result<(), JournalError> {
+            unreachable!("there is no volume")
+        }
+
+        async fn record_published(&self, _: &Volume, _: &Path, _: Option<Pod>, _: bool) -> Result<(), JournalError> {
+            unreachable!("there is no volume")
+        }
+
+        async fn record_released(&self, _: Key) {}
     }
 
     fn service() -> (Arc<NoVolumes>, Arc<NodeService<NoVolumes>>) {

@@ -3,6 +3,7 @@
 //! **Invariant.** Only what is staged is shown, only where nothing else is mounted, and to a second pod only where the
 //! access mode allows it.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 
 use quarry_proto::csi::v1 as proto;
@@ -10,8 +11,10 @@ use tonic::{Code, Status};
 
 use crate::csi::status;
 use crate::device_number::DeviceNumber;
+use crate::engine::recovery::pod_of_path;
 use crate::engine::{Busy, FindError, UsageError};
 use crate::filesystem::{DeviceError, MountError, MountTable, MountTableError, Mounted, TargetError, device, target};
+use crate::journal::{JournalError, Pod};
 use crate::volume::capability::{Access, CapabilityError};
 use crate::volume::{Content, Stage, VolumeHandle};
 
@@ -89,6 +92,9 @@ pub enum PublishVolumeError {
     /// mount.
     #[error(transparent)]
     Mount(#[from] MountError),
+    /// What was done cannot be written down.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
 }
 
 impl From<PublishVolumeError> for Status {
@@ -109,6 +115,7 @@ impl From<PublishVolumeError> for Status {
             | E::SecondPod { .. }
             | E::Mount(MountError::Occupied { .. } | MountError::TurnedReadOnly { .. }) => Code::FailedPrecondition,
             E::Mount(MountError::OtherwiseMounted { .. }) => Code::AlreadyExists,
+            E::Journal(_) => Code::Unavailable,
             E::Usage(_) | E::Device(_) | E::Path { .. } | E::Table(_) | E::Mount(_) => Code::Internal,
         };
         status::from(code, &error)
@@ -127,6 +134,7 @@ pub struct Wish {
     target: PathBuf,
     used: Use,
     read_only: bool,
+    pod: Option<Pod>,
 }
 
 /// Checks a request as far as it goes without looking at the volume.
@@ -147,7 +155,16 @@ pub fn validate<V: Volumes>(
     let read_only = request.readonly || used.capability.access == Access::NodeReaders;
     // Last: what the request lacks is wrong whatever volume it means.
     let handle = request::volume(&request.volume_id, volumes.node())?;
-    Ok(Wish { handle, staging, target, used, read_only })
+    let pod = pod(&request.volume_context, &request.target_path);
+    Ok(Wish { handle, staging, target, used, read_only, pod })
+}
+
+/// The pod, as kubelet names it (the CSIDriver object asks it to), or else as the target path does.
+fn pod(context: &HashMap<String, String>, target: &str) -> Option<Pod> {
+    let get = |key| context.get(key).filter(|value| !value.is_empty()).cloned();
+    let uid = get("csi.storage.k8s.io/pod.uid").or_else(|| pod_of_path(target))?;
+    let (namespace, name) = (get("csi.storage.k8s.io/pod.namespace"), get("csi.storage.k8s.io/pod.name"));
+    Some(Pod { uid, namespace, name })
 }
 
 /// Publishes a volume whose lock the caller holds.
@@ -206,6 +223,7 @@ pub async fn publish<V: Volumes>(
         }
         context.filesystems.bind(&staging, &target, number, wish.read_only).await?;
     }
+    context.volumes.record_published(&volume, &target, wish.pod, wish.read_only).await?;
     Ok(proto::NodePublishVolumeResponse {})
 }
 

@@ -18,6 +18,7 @@ use crate::filesystem::{
     CheckError, Content as Found, DeviceError, FormatError, Ground, MountError, MountRequest, MountTable,
     MountTableError, ProbeError, Proof, TargetError, device, target,
 };
+use crate::journal::JournalError;
 use crate::volume::capability::CapabilityError;
 use crate::volume::parameters::{self, ParameterError};
 use crate::volume::{Content, FilesystemType, Provisioning, Stage, VolumeHandle, tags};
@@ -130,6 +131,9 @@ pub enum StageVolumeError {
     /// mount.
     #[error(transparent)]
     Mount(#[from] MountError),
+    /// What was done cannot be written down.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
 }
 
 impl From<StageVolumeError> for Status {
@@ -150,7 +154,9 @@ impl From<StageVolumeError> for Status {
             | E::MountedUnformatted { .. }
             | E::Mount(MountError::Occupied { .. } | MountError::TurnedReadOnly { .. }) => Code::FailedPrecondition,
             E::Mount(MountError::OtherwiseMounted { .. }) => Code::AlreadyExists,
-            E::Activate(ActivateError::Unreadable(_)) | E::Stage(StageError::Unreadable(_)) => Code::Unavailable,
+            E::Activate(ActivateError::Unreadable(_)) | E::Stage(StageError::Unreadable(_)) | E::Journal(_) => {
+                Code::Unavailable
+            }
             E::Activate(_)
             | E::Device(_)
             | E::StagingPath(_)
@@ -204,9 +210,10 @@ pub async fn stage<V: Volumes>(
     }
     let (device, number) = live_device(&*context.volumes, &volume).await?;
     if let Content::Filesystem(fs) = volume.tags.content {
-        let place = Place { context, wish: &wish, staging, device, number, fs };
-        place.stage(volume).await?;
+        let place = Place { context, wish: &wish, staging: staging.clone(), device, number, fs };
+        place.stage(volume.clone()).await?;
     }
+    context.volumes.record_staged(&volume, &staging).await?;
     Ok(proto::NodeStageVolumeResponse {})
 }
 

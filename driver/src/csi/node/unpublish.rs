@@ -11,6 +11,7 @@ use tonic::{Code, Status};
 use crate::csi::status;
 use crate::engine::Busy;
 use crate::filesystem::{MountError, TargetError, target};
+use crate::journal::Key;
 use crate::volume::VolumeHandle;
 
 use super::request::{self, RequestError};
@@ -71,10 +72,13 @@ pub async fn unpublish<V: Volumes>(
     context: &Context<V>,
     wish: Wish,
 ) -> Result<proto::NodeUnpublishVolumeResponse, UnpublishVolumeError> {
-    if let Some(place) = request::place(&wish.target).map_err(UnpublishVolumeError::Target)? {
+    let place = request::place(&wish.target).map_err(UnpublishVolumeError::Target)?;
+    if let Some(place) = &place {
         let expected = format!("volume {}", wish.handle);
-        context.filesystems.unmount(&place, &expected, |mount| owner::is_of(mount, &wish.handle)).await?;
-        target::remove(&place).map_err(UnpublishVolumeError::Target)?;
+        context.filesystems.unmount(place, &expected, |mount| owner::is_of(mount, &wish.handle)).await?;
+        target::remove(place).map_err(UnpublishVolumeError::Target)?;
     }
+    let path = place.unwrap_or(wish.target).display().to_string();
+    context.volumes.record_released(Key::Published(wish.handle.lv, path)).await;
     Ok(proto::NodeUnpublishVolumeResponse {})
 }

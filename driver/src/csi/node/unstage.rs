@@ -14,6 +14,7 @@ use tonic::{Code, Status};
 use crate::csi::status;
 use crate::engine::Busy;
 use crate::filesystem::{MountError, TargetError};
+use crate::journal::Key;
 use crate::volume::VolumeHandle;
 
 use super::request::{self, RequestError};
@@ -73,9 +74,12 @@ pub async fn unstage<V: Volumes>(
     context: &Context<V>,
     wish: Wish,
 ) -> Result<proto::NodeUnstageVolumeResponse, UnstageVolumeError> {
-    if let Some(staging) = request::place(&wish.staging).map_err(UnstageVolumeError::StagingPath)? {
+    let place = request::place(&wish.staging).map_err(UnstageVolumeError::StagingPath)?;
+    if let Some(staging) = &place {
         let expected = format!("volume {}", wish.handle);
-        context.filesystems.unmount(&staging, &expected, |mount| owner::is_of(mount, &wish.handle)).await?;
+        context.filesystems.unmount(staging, &expected, |mount| owner::is_of(mount, &wish.handle)).await?;
     }
+    let path = place.unwrap_or(wish.staging).display().to_string();
+    context.volumes.record_released(Key::Staged(wish.handle.lv, path)).await;
     Ok(proto::NodeUnstageVolumeResponse {})
 }

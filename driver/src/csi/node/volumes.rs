@@ -1,6 +1,9 @@
 //! What the node service needs of the node's volumes: the engine, or a stand-in for the service's own tests.
 
+use std::path::Path;
+
 use crate::engine::{ActivateError, Busy, Device, Engine, FindError, StageError, UsageError, Volume, VolumeGuard};
+use crate::journal::{JournalError, Key, Pod};
 use crate::volume::{LvName, Stage, TopologyValue, VolumeHandle};
 
 /// The node's volumes, as far as the node service changes them.
@@ -26,6 +29,21 @@ pub trait Volumes: Send + Sync + 'static {
 
     /// Writes down how far its preparation is; on disk when this returns.
     async fn set_stage(&self, volume: &Volume, stage: Stage) -> Result<Volume, StageError>;
+
+    /// Writes down where it is staged.
+    async fn record_staged(&self, volume: &Volume, path: &Path) -> Result<(), JournalError>;
+
+    /// Writes down where it is published, and for whom.
+    async fn record_published(
+        &self,
+        volume: &Volume,
+        path: &Path,
+        pod: Option<Pod>,
+        read_only: bool,
+    ) -> Result<(), JournalError>;
+
+    /// Writes down that it is not there any more. What cannot be written keeps no pod from ending.
+    async fn record_released(&self, key: Key);
 }
 
 #[tonic::async_trait]
@@ -54,5 +72,23 @@ impl Volumes for Engine {
 
     async fn set_stage(&self, volume: &Volume, stage: Stage) -> Result<Volume, StageError> {
         Engine::set_stage(self, volume, stage).await
+    }
+
+    async fn record_staged(&self, volume: &Volume, path: &Path) -> Result<(), JournalError> {
+        Engine::record_staged(self, volume, path).await
+    }
+
+    async fn record_published(
+        &self,
+        volume: &Volume,
+        path: &Path,
+        pod: Option<Pod>,
+        read_only: bool,
+    ) -> Result<(), JournalError> {
+        Engine::record_published(self, volume, path, pod, read_only).await
+    }
+
+    async fn record_released(&self, key: Key) {
+        Engine::record_released(self, key).await;
     }
 }
