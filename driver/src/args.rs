@@ -25,6 +25,12 @@ pub enum Command {
     CheckConfig(CheckConfigArgs),
     /// Ask a running driver whether it serves; for liveness probes.
     Probe(ProbeArgs),
+    /// List the node's volumes: how each stands, who uses it, what is wrong with it.
+    Volumes(VolumesArgs),
+    /// Accept the loss of a volume whose logical volume has vanished, or of a volume group that will not come back.
+    Forget(ForgetArgs),
+    /// Delete a volume that nobody has asked for (`volumes` shows it as orphan, unanswered or adopted).
+    RemoveOrphan(RemoveOrphanArgs),
 }
 
 /// Options of `run`. Of an option given twice the last counts, so that a chart's can be replaced.
@@ -84,6 +90,73 @@ pub struct ProbeArgs {
     pub timeout_seconds: u64,
 }
 
+/// How to reach the running driver.
+#[derive(Debug, Args)]
+pub struct AdminArgs {
+    /// The driver's CSI socket, as a path or a `unix://` URL.
+    #[arg(long, env = "CSI_ENDPOINT", default_value = "/csi/csi.sock", value_parser = socket_path)]
+    pub csi_socket: PathBuf,
+    /// Seconds to wait for the answer.
+    #[arg(long, default_value_t = 30)]
+    pub timeout_seconds: u64,
+}
+
+/// Options of `volumes`.
+#[derive(Debug, Args)]
+pub struct VolumesArgs {
+    /// The driver.
+    #[command(flatten)]
+    pub admin: AdminArgs,
+    /// How the list looks.
+    #[arg(short, long, default_value = "table")]
+    pub output: OutputFormat,
+    /// Where no driver runs: the name of this node.
+    #[arg(long, env = "NODE_NAME", default_value = "")]
+    pub node_name: String,
+    /// Where no driver runs: its configuration file.
+    #[arg(long, env = "QUARRY_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Where no driver runs: its own state.
+    #[arg(long, env = "QUARRY_STATE_DIR", default_value = "/var/lib/quarry")]
+    pub state_dir: PathBuf,
+    /// Where no driver runs: the host's LVM configuration.
+    #[arg(long, env = "QUARRY_HOST_LVM_DIR", default_value = "/etc/lvm")]
+    pub host_lvm_dir: PathBuf,
+}
+
+/// How a list looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum OutputFormat {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
+}
+
+/// Options of `forget`.
+#[derive(Debug, Args)]
+pub struct ForgetArgs {
+    /// The driver.
+    #[command(flatten)]
+    pub admin: AdminArgs,
+    /// The volume, by the name that `volumes` shows.
+    #[arg(conflicts_with = "volume_group", required_unless_present = "volume_group")]
+    pub volume: Option<String>,
+    /// The volume group, by name or UUID.
+    #[arg(long)]
+    pub volume_group: Option<String>,
+}
+
+/// Options of `remove-orphan`.
+#[derive(Debug, Args)]
+pub struct RemoveOrphanArgs {
+    /// The driver.
+    #[command(flatten)]
+    pub admin: AdminArgs,
+    /// The volume, by the name that `volumes` shows.
+    pub volume: String,
+}
+
 /// CSI's `CSI_ENDPOINT` may be a URL.
 fn socket_path(text: &str) -> Result<PathBuf, String> {
     let path = text.strip_prefix("unix://").or_else(|| text.strip_prefix("unix:")).unwrap_or(text);
@@ -103,6 +176,13 @@ mod tests {
         let line = ["quarry-driver", "run", "--node-name", "a", "--csi-socket", "/a", "--csi-socket", "/b"];
         let Command::Run(run) = Cli::parse_from(line).command else { panic!("not run") };
         assert_eq!(run.csi_socket, PathBuf::from("/b"));
+    }
+
+    #[test]
+    fn either_a_volume_or_a_group_is_forgotten() {
+        let parse = |words: &[&str]| Cli::try_parse_from([&["quarry-driver", "forget"], words].concat()).is_ok();
+        assert!(parse(&["pvc-1"]) && parse(&["--volume-group", "quarry"]));
+        assert!(!parse(&[]) && !parse(&["pvc-1", "--volume-group", "quarry"]));
     }
 
     #[test]

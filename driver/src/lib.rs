@@ -3,6 +3,7 @@
 //! Knowledge runs one way: `csi` knows `engine` and `filesystem`; `engine` knows `volume` and `lvm`, and asks
 //! `filesystem` where a device is mounted; nothing knows `csi`. Only `exec` starts processes. See ARCHITECTURE.md.
 
+pub mod admin;
 pub mod args;
 pub mod config;
 pub mod crash;

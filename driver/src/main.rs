@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Parser as _;
+use quarry_driver::admin::command;
 use quarry_driver::args::{Cli, Command};
 use quarry_driver::run::Ending;
 use quarry_driver::{run, telemetry};
@@ -26,6 +27,11 @@ fn main() -> ExitCode {
     }
 }
 
+fn print(text: anyhow::Result<String>) -> anyhow::Result<()> {
+    print!("{}", text?);
+    Ok(())
+}
+
 async fn execute(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::CheckConfig(args) => {
@@ -33,6 +39,9 @@ async fn execute(cli: Cli) -> anyhow::Result<()> {
             Ok(())
         }
         Command::Probe(args) => run::probe(&args).await,
+        Command::Volumes(args) => print(command::volumes(&args).await),
+        Command::Forget(args) => print(command::forget(&args).await),
+        Command::RemoveOrphan(args) => print(command::remove_orphan(&args).await),
         Command::Run(args) => {
             telemetry::start(args.log_format, &args.log_filter)?;
             let ending = Ending::default();

@@ -13,11 +13,13 @@ use quarry_proto::csi::v1::controller_server::ControllerServer;
 use quarry_proto::csi::v1::identity_client::IdentityClient;
 use quarry_proto::csi::v1::identity_server::IdentityServer;
 use quarry_proto::csi::v1::node_server::NodeServer;
+use quarry_proto::quarry::v1::admin_server::AdminServer;
 use rustix::fs::{FlockOperation, flock};
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Endpoint, Server};
 
+use crate::admin::service::AdminService;
 use crate::args::{CheckConfigArgs, ProbeArgs, RunArgs};
 use crate::config::Config;
 use crate::csi::controller::ControllerService;
@@ -137,6 +139,7 @@ pub async fn run(args: RunArgs, ending: Ending) -> anyhow::Result<()> {
         .add_service(IdentityServer::new(Identity))
         .add_service(ControllerServer::new(ControllerService::new(Arc::clone(&engine), detached.clone())))
         .add_service(NodeServer::new(node))
+        .add_service(AdminServer::new(AdminService::new(Arc::clone(&engine), detached.clone())))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), end.clone().cancelled_owned());
     let mut server = tokio::spawn(server);
     let served = tokio::select! {

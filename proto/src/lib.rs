@@ -1,4 +1,5 @@
-//! Messages, clients and servers of CSI 1.13 and of the kubelet's plugin registration, generated from `proto/*.proto`.
+//! Messages, clients and servers of CSI 1.13, of the kubelet's plugin registration and of the driver's own command line,
+//! generated from `proto/*.proto`.
 //!
 //! **Invariant.** Nothing but generated code: whoever needs a helper for a message has it where it is needed.
 
@@ -7,6 +8,14 @@ pub mod csi {
     /// Release 1 of it, the only one.
     pub mod v1 {
         tonic::include_proto!("csi.v1");
+    }
+}
+
+/// Package `quarry`: what the driver's own command line asks of it.
+pub mod quarry {
+    /// Release 1 of it.
+    pub mod v1 {
+        tonic::include_proto!("quarry.v1");
     }
 }
 

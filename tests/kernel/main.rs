@@ -4,6 +4,7 @@
 
 mod bed;
 mod filesystem;
+mod journal;
 #[path = "../../driver/tests/support/lvm_report.rs"]
 mod lvm_report;
 mod metadata;

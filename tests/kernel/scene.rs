@@ -34,7 +34,11 @@ impl Scene {
     }
 
     pub async fn with_config(group: VolumeGroup, config: &str) -> Self {
-        let driver = DriverUnderTest::start(spec(config)).unwrap();
+        Self::of(group, DriverUnderTest::start(spec(config)).unwrap()).await
+    }
+
+    /// Of a driver that was started in some way.
+    pub async fn of(group: VolumeGroup, driver: DriverUnderTest) -> Self {
         Self { csi: serving(&driver).await, driver, group }
     }
 

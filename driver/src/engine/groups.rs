@@ -287,6 +287,14 @@ impl Groups {
         }
     }
 
+    /// Forgets groups that held volumes and are gone, by name or UUID.
+    ///
+    /// # Errors
+    /// [`PinError`].
+    pub fn forget(&self, group: &str) -> Result<Vec<(String, String)>, PinError> {
+        self.pins.forget(group)
+    }
+
     /// Whether every group that held volumes when it was last seen is there.
     ///
     /// # Errors

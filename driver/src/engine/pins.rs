@@ -158,6 +158,19 @@ impl Pins {
         Ok(())
     }
 
+    /// Forgets groups by name or UUID; those that were noted.
+    ///
+    /// # Errors
+    /// [`PinError::Io`].
+    pub fn forget(&self, group: &str) -> Result<Vec<(String, String)>, PinError> {
+        let of: Vec<(String, String)> =
+            self.all().into_iter().filter(|(uuid, name)| uuid == group || name == group).collect();
+        for (uuid, name) in &of {
+            self.note(uuid, name, false)?;
+        }
+        Ok(of)
+    }
+
     fn write(&self, file: &File) -> io::Result<()> {
         let new = self.path.with_extension("new");
         crash::point("pins.write.before");

@@ -77,6 +77,17 @@ impl Engine {
     /// # Errors
     /// [`StartError`].
     pub async fn start(settings: Settings) -> Result<Arc<Self>, StartError> {
+        let engine = Self::open(settings).await?;
+        engine.report_missing_groups();
+        engine.take_up(&BTreeSet::new()).await;
+        Ok(engine)
+    }
+
+    /// Finds out what is there, and changes nothing.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn open(settings: Settings) -> Result<Arc<Self>, StartError> {
         let config = Arc::new(settings.config);
         let system_dir = SystemDir::create(&settings.state_dir.join("lvm"), &settings.host_lvm_dir)?;
         // Before anything is believed: a command of a killed driver may still be running.
@@ -101,8 +112,6 @@ impl Engine {
             background: TaskTracker::new(),
         });
         engine.groups.scan().await?;
-        engine.report_missing_groups();
-        engine.take_up(&BTreeSet::new()).await;
         Ok(engine)
     }
 

@@ -98,9 +98,7 @@ impl DriverUnderTest {
     }
 
     fn spawn(&self) -> Result<Child> {
-        let binary =
-            std::env::var_os(BINARY).ok_or_else(|| anyhow!("{BINARY} is not set: use `testbed suite NAME`"))?;
-        let mut command = Command::new(binary).args(["run", "--node-name", &self.spec.node_name]);
+        let mut command = Command::new(binary()?).args(["run", "--node-name", &self.spec.node_name]);
         if self.spec.config.is_some() {
             command = command.arg("--config").arg(self.path("config.yaml"));
         }
@@ -182,6 +180,30 @@ impl DriverUnderTest {
         process.wait(STOP).context("the driver does not end on SIGTERM")
     }
 
+    /// Runs the driver's command line against it (`volumes`, `forget` ...); what it prints.
+    ///
+    /// # Errors
+    /// If the command fails; what it says is in the error.
+    pub fn ask(&self, words: &[&str]) -> Result<String> {
+        let mut command = Command::new(binary()?).args(words).arg("--csi-socket").arg(self.socket());
+        if words.first() == Some(&"volumes") {
+            command = command.args(["--node-name", &self.spec.node_name]).arg("--state-dir").arg(self.state_dir());
+            if self.spec.config.is_some() {
+                command = command.arg("--config").arg(self.path("config.yaml"));
+            }
+        }
+        Ok(process::run(&command, START)?.success()?.stdout_text())
+    }
+
+    /// What `quarry-driver volumes -o json` says, whether it runs or not.
+    ///
+    /// # Errors
+    /// If the command fails.
+    pub fn volumes(&self) -> Result<serde_json::Value> {
+        let said = self.ask(&["volumes", "-o", "json"])?;
+        serde_json::from_str(&said).with_context(|| format!("not JSON: {said}"))
+    }
+
     /// Connects to its socket.
     ///
     /// # Errors
@@ -189,6 +211,10 @@ impl DriverUnderTest {
     pub async fn connect(&self) -> Result<Csi> {
         Csi::connect(&self.socket()).await
     }
+}
+
+fn binary() -> Result<std::ffi::OsString> {
+    std::env::var_os(BINARY).ok_or_else(|| anyhow!("{BINARY} is not set: use `testbed suite NAME`"))
 }
 
 impl Drop for DriverUnderTest {

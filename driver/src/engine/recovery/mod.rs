@@ -113,15 +113,20 @@ impl Engine {
     }
 
     fn group_seen(&self, reading: &Reading) -> GroupSeen {
-        let mut seen =
-            GroupSeen { uuid: reading.vg_uuid().to_string(), whole: reading.is_complete(), ..GroupSeen::default() };
+        let mut seen = GroupSeen {
+            uuid: reading.vg_uuid().to_string(),
+            name: reading.name().to_owned(),
+            whole: reading.is_complete(),
+            ..GroupSeen::default()
+        };
         for (name, volume) in reading.volumes(&self.node) {
             match (LvName::parse(&name), volume) {
                 (Some(lv), Ok(volume)) => {
                     seen.ours.insert(lv, record_of(&volume, None, Origin::Adopted, now()));
                 }
-                (Some(_), Err(error)) => {
-                    tracing::error!(volume = name, error = chain(&error), "a volume of ours is not understood");
+                // Its tags may be those of a volume that the journal knows: nothing here is absent.
+                (Some(lv), Err(error)) => {
+                    seen.unreadable.insert(lv, chain(&error));
                     seen.whole = false;
                 }
                 (None, _) => {}

@@ -34,6 +34,10 @@ pub struct GroupSeen {
     pub uuid: String,
     /// Whether it was read whole: only then is absent what it does not show.
     pub whole: bool,
+    /// Its name.
+    pub name: String,
+    /// Logical volumes that have our tag and others that are not understood: what about them.
+    pub unreadable: BTreeMap<LvName, String>,
     /// Volumes of ours, as the journal would record them.
     pub ours: BTreeMap<LvName, VolumeRecord>,
 }

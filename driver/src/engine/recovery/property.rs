@@ -129,7 +129,12 @@ impl World {
             let volumes = self.lvm.get(&group).into_iter().flatten().filter(|_| !self.hidden.contains(&group));
             let ours = volumes.filter(|(_, volume)| volume.ours);
             let ours = ours.map(|(lv, volume)| (lv.clone(), record(group, lv, &volume.uuid, Origin::Adopted)));
-            GroupSeen { uuid: GROUPS[group].to_owned(), whole: !self.hidden.contains(&group), ours: ours.collect() }
+            GroupSeen {
+                uuid: GROUPS[group].to_owned(),
+                whole: !self.hidden.contains(&group),
+                ours: ours.collect(),
+                ..GroupSeen::default()
+            }
         });
         Seen { groups: groups.collect(), none_gone: true, mounts: None, now: 0 }
     }

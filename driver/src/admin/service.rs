@@ -1,0 +1,129 @@
+//! Answers `quarry.v1.Admin`.
+
+use std::sync::Arc;
+
+use quarry_proto::quarry::v1 as proto;
+use quarry_proto::quarry::v1::admin_server::Admin;
+use tonic::{Code, Request, Response, Status};
+
+use crate::csi::detached::Detached;
+use crate::csi::status;
+use crate::engine::survey::Surveyed;
+use crate::engine::{Engine, ForgetError};
+use crate::volume::VolumeHandle;
+
+/// Serves what an administrator asks.
+#[derive(Debug, Clone)]
+pub struct AdminService {
+    engine: Arc<Engine>,
+    detached: Detached,
+}
+
+impl AdminService {
+    /// Of the engine's volumes; `detached` runs the work that outlives its request.
+    #[must_use]
+    pub fn new(engine: Arc<Engine>, detached: Detached) -> Self {
+        Self { engine, detached }
+    }
+}
+
+impl From<ForgetError> for Status {
+    fn from(error: ForgetError) -> Self {
+        let code = match &error {
+            ForgetError::NoVolume(_) | ForgetError::NoGroup(_) => Code::NotFound,
+            ForgetError::NotLost { .. } | ForgetError::NotAnOrphan { .. } | ForgetError::GroupIsHere(_) => {
+                Code::FailedPrecondition
+            }
+            ForgetError::Busy(_) => Code::Aborted,
+            ForgetError::Journal(_) | ForgetError::Pins(_) => Code::Unavailable,
+            ForgetError::Delete(_) => Code::Internal,
+        };
+        status::from(code, &error)
+    }
+}
+
+#[tonic::async_trait]
+impl Admin for AdminService {
+    async fn list_volumes(
+        &self,
+        _: Request<proto::ListVolumesRequest>,
+    ) -> Result<Response<proto::ListVolumesResponse>, Status> {
+        Ok(Response::new(proto::ListVolumesResponse { volumes: volumes(&self.engine).await }))
+    }
+
+    async fn forget_volume(
+        &self,
+        request: Request<proto::ForgetVolumeRequest>,
+    ) -> Result<Response<proto::ForgetVolumeResponse>, Status> {
+        let name = request.into_inner().name;
+        let forgotten = self.engine.forget_volume(&name).await;
+        status::answer("ForgetVolume", &name, forgotten.map(|()| proto::ForgetVolumeResponse {}))
+    }
+
+    async fn forget_volume_group(
+        &self,
+        request: Request<proto::ForgetVolumeGroupRequest>,
+    ) -> Result<Response<proto::ForgetVolumeGroupResponse>, Status> {
+        let forgotten = self.engine.forget_group(&request.into_inner().volume_group).await;
+        let answer = |volumes: Vec<_>| proto::ForgetVolumeGroupResponse {
+            volumes: volumes.iter().map(ToString::to_string).collect(),
+        };
+        status::answer("ForgetVolumeGroup", "", forgotten.map(answer))
+    }
+
+    async fn remove_orphan(
+        &self,
+        request: Request<proto::RemoveOrphanRequest>,
+    ) -> Result<Response<proto::RemoveOrphanResponse>, Status> {
+        let name = request.into_inner().name;
+        let (engine, volume) = (Arc::clone(&self.engine), name.clone());
+        let work = async move { engine.remove_orphan(&volume).await };
+        let removed = self.detached.run("RemoveOrphan", &name, self.engine.config().timeouts.answer(), work).await;
+        status::answer("RemoveOrphan", &name, removed.map(|()| proto::RemoveOrphanResponse {}))
+    }
+}
+
+/// Every volume of the engine's node.
+pub async fn volumes(engine: &Engine) -> Vec<proto::Volume> {
+    let node = engine.node().clone();
+    let describe = |volume: Surveyed| {
+        let handle = VolumeHandle { node: node.clone(), lv: volume.lv.clone() }.to_string();
+        let mut described = proto::Volume {
+            name: volume.lv.to_string(),
+            handle,
+            node: node.to_string(),
+            state: volume.state.to_string(),
+            problem: volume.problem.unwrap_or_default(),
+            staged_paths: volume.staged,
+            published: volume.published.into_iter().map(publication).collect(),
+            recorded: volume.recorded,
+            ..Default::default()
+        };
+        if let Some(record) = volume.record {
+            if let Some(claim) = record.claim {
+                (described.claim_namespace, described.claim_name) = (claim.namespace, claim.name);
+            }
+            described.device_class = record.class;
+            described.volume_group = record.vg;
+            described.volume_group_uuid = record.vg_uuid;
+            described.uuid = record.uuid;
+            described.provisioning = record.provisioning;
+            described.content = record.content;
+            described.size_bytes = record.size;
+        }
+        described
+    };
+    engine.survey().await.into_iter().map(describe).collect()
+}
+
+fn publication((target_path, row): (String, crate::journal::Published)) -> proto::Publication {
+    let pod = row.pod.unwrap_or_else(|| crate::journal::Pod { uid: String::new(), namespace: None, name: None });
+    proto::Publication {
+        target_path,
+        pod_uid: pod.uid,
+        pod_namespace: pod.namespace.unwrap_or_default(),
+        pod_name: pod.name.unwrap_or_default(),
+        read_only: row.read_only,
+        io_weight: row.io_weight.unwrap_or(0),
+    }
+}
