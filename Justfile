@@ -9,7 +9,7 @@ testbed := "target/debug/testbed"
 demo *args: _testbed
     @{{ testbed }} demo "$@"
 
-# Every check, or those named: fmt lint unit deny image-recipe chart kernel kernel-udev sanity cluster; and long, never part of all.
+# Every check, or those named: fmt lint unit deny image-recipe chart kernel kernel-udev faults sanity cluster; and long, never part of all.
 test *parts:
     #!/usr/bin/env bash
     set -uo pipefail
@@ -17,12 +17,12 @@ test *parts:
     # end themselves at theirs (tests/src/suite/budget.rs). Another part that takes longer is marked, not failed: a first run builds much.
     declare -A budget=(
         [fmt]=10 [lint]=180 [unit]=180 [deny]=30 [image-recipe]=60 [chart]=60
-        [kernel]=2100 [kernel-udev]=1800 [sanity]=1500 [cluster]=2700 [long]=14400
+        [kernel]=2100 [kernel-udev]=1800 [faults]=1200 [sanity]=1500 [cluster]=2700 [long]=14400
     )
-    (($# > 0)) || set -- fmt lint unit deny image-recipe chart kernel kernel-udev sanity cluster
+    (($# > 0)) || set -- fmt lint unit deny image-recipe chart kernel kernel-udev faults sanity cluster
     for part in "$@"; do
         if [[ -z ${budget[$part]-} ]]; then
-            echo "test: there is no part \`$part\`; parts are fmt lint unit deny image-recipe chart kernel kernel-udev sanity cluster long" >&2
+            echo "test: there is no part \`$part\`; parts are fmt lint unit deny image-recipe chart kernel kernel-udev faults sanity cluster long" >&2
             exit 2
         fi
     done
@@ -108,6 +108,10 @@ kernel *args: _testbed
 # Part of test: with udevd, what has to do with devices' nodes: volumes and the node's requests. `kernel --udev` runs all of it there.
 kernel-udev *args: _testbed
     @{{ testbed }} suite kernel --udev -- bed:: volumes:: node:: "$@"
+
+# Part of test: disks that hang, fail, fill up and come back, commands that do not end, and the driver's own end.
+faults *args: _testbed
+    @{{ testbed }} suite faults -- "$@"
 
 # Part of test: csi-sanity against the driver, thin and thick, mounts and block devices.
 sanity *args: _testbed

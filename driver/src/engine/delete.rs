@@ -128,6 +128,11 @@ impl Engine {
                 false => Err(DeleteError::Disappeared { vg, lv: lv.clone() }),
             };
         }
+        // LVM changes nothing in a group without one of its disks.
+        if !reading.state().completeness.missing.is_empty() {
+            let what = reading.state().completeness.to_string();
+            return Err(Unreadable::Incomplete { vg, what }.into());
+        }
         let Some(uuid) = reading.uuid_of(lv) else { return Err(DeleteError::Disappeared { vg, lv: lv.clone() }) };
         let usage = super::usage::of(reading.vg_uuid(), uuid).await?;
         if let Some(usage) = usage {

@@ -166,7 +166,7 @@ impl Pins {
         let of: Vec<(String, String)> =
             self.all().into_iter().filter(|(uuid, name)| uuid == group || name == group).collect();
         for (uuid, name) in &of {
-            self.note(uuid, name, false)?;
+            self.note(uuid, name, BTreeSet::new())?;
         }
         Ok(of)
     }

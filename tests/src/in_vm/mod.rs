@@ -5,6 +5,7 @@
 mod disks;
 mod driver;
 mod lvm;
+mod weak_disk;
 
 use std::path::Path;
 
@@ -13,6 +14,7 @@ use anyhow::{Result, bail};
 pub use disks::{scratch_disks, wipe};
 pub use driver::{Csi, DriverSpec, DriverUnderTest};
 pub use lvm::{Row, VgOptions, VolumeGroup, lvm};
+pub use weak_disk::WeakDisk;
 
 /// Fails unless this is a machine that the test bed booted.
 ///
