@@ -114,7 +114,12 @@ impl Engine {
             return Err(DeleteError::OtherNode { handle: handle.clone(), here: self.node.to_string() });
         }
         let lv = &handle.lv;
-        let Some((group, _)) = self.groups.locate(lv, Freshness::All).await? else {
+        let found = match self.groups.locate(lv, Freshness::All).await {
+            // Nobody but this driver could have made another one since.
+            Err(_) if self.deleted.has(lv) => return Ok(()),
+            found => found?,
+        };
+        let Some((group, _)) = found else {
             self.affirm_absent(lv).await?;
             return Ok(self.record_deleted(lv).await?);
         };
@@ -159,6 +164,7 @@ impl Engine {
         flush::flush(reading.devices()).await?;
         drop(writer);
         self.record_deleted(lv).await?;
+        self.deleted.note(lv);
         tracing::info!(volume = %lv, vg, "volume deleted");
         Ok(())
     }

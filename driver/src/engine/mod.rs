@@ -7,6 +7,7 @@
 mod activate;
 mod create;
 mod delete;
+mod deleted;
 mod find;
 mod forget;
 mod group;
@@ -60,6 +61,7 @@ pub struct Engine {
     runner: Arc<dyn Runner>,
     groups: groups::Groups,
     locks: VolumeLocks,
+    deleted: deleted::Deleted,
     journal: Arc<dyn Journal>,
     background: TaskTracker,
 }

@@ -21,6 +21,7 @@ use crate::telemetry::chain;
 use crate::volume::TopologyValue;
 
 use super::Engine;
+use super::deleted::Deleted;
 use super::groups::{Groups, ScanError};
 use super::locks::VolumeLocks;
 use super::pins::{PinError, Pins};
@@ -108,6 +109,7 @@ impl Engine {
             exec: settings.exec,
             runner,
             locks: VolumeLocks::default(),
+            deleted: Deleted::default(),
             journal: settings.journal,
             background: TaskTracker::new(),
         });

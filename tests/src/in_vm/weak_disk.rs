@@ -13,7 +13,10 @@ use crate::process;
 /// How long one dmsetup may take; nothing here waits for a disk.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// A device over the beginning of a scratch disk. Dropping it heals and removes it; nothing may use it any more.
+/// Where it begins on the disk below, in sectors: so far in that nobody takes the disk below for the same physical volume.
+const OFFSET: u64 = 2048;
+
+/// A device over a part of a scratch disk. Dropping it heals and removes it; nothing may use it any more.
 #[derive(Debug)]
 pub struct WeakDisk {
     name: String,
@@ -47,7 +50,7 @@ impl WeakDisk {
     }
 
     fn sound(&self) -> String {
-        format!("0 {} linear {} 0", self.sectors, self.below.display())
+        format!("0 {} linear {} {OFFSET}", self.sectors, self.below.display())
     }
 
     /// From now on every read and write waits.
@@ -72,7 +75,7 @@ impl WeakDisk {
     /// Device-mapper's.
     pub fn fail_writes(&self) -> Result<()> {
         // Never up, always down, for as long as it can count.
-        self.replace(&format!("0 {} flakey {} 0 0 100000 1 error_writes", self.sectors, self.below.display()))
+        self.replace(&format!("0 {} flakey {} {OFFSET} 0 100000 1 error_writes", self.sectors, self.below.display()))
     }
 
     /// Whatever was the matter, it is sound again; what waited goes on.
