@@ -32,7 +32,7 @@ use crate::csi::socket::Socket;
 use crate::engine::{Engine, Settings};
 use crate::exec::{Exec, Tools};
 use crate::filesystem::Filesystems;
-use crate::journal::{Rebuilt, SledJournal};
+use crate::journal::{Journal, Rebuilt, SledJournal};
 use crate::telemetry::health::{Check, Fault, Health};
 use crate::telemetry::http;
 use crate::telemetry::metrics::{Metrics, Snapshot, Source};
@@ -104,7 +104,7 @@ pub async fn run(args: RunArgs, ending: Ending) -> anyhow::Result<()> {
         state_dir: args.state_dir.clone(),
         host_lvm_dir: args.host_lvm_dir.clone(),
         exec: exec.clone(),
-        journal: Arc::new(opened.journal),
+        journal: journal(opened.journal),
     });
     let engine = tokio::select! {
         started = started => started?,
@@ -113,6 +113,7 @@ pub async fn run(args: RunArgs, ending: Ending) -> anyhow::Result<()> {
     // Ends what only serves; later than `asked`, when the operations have ended.
     let end = CancellationToken::new();
     let watch = tokio::spawn(Arc::clone(&engine).watch(end.clone()));
+    let audit = tokio::spawn(Arc::clone(&engine).audit(end.clone()));
     let detached = Detached::default();
     let metrics = Arc::new(Metrics::new().context("the metrics cannot be made")?);
     let parts = Parts {
@@ -163,13 +164,27 @@ pub async fn run(args: RunArgs, ending: Ending) -> anyhow::Result<()> {
             Err(_) => tracing::warn!("the registration with kubelet does not end"),
         }
     }
-    drop(tokio::time::timeout(LAST_ANSWERS, watch).await);
+    for background in [watch, audit] {
+        drop(tokio::time::timeout(LAST_ANSWERS, background).await);
+    }
     tracing::info!("ended");
     served.and(ended)
 }
 
 /// How long the last answers may take to reach their callers.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
+
+/// The journal that was opened.
+fn journal(opened: SledJournal) -> Arc<dyn Journal> {
+    // What the journal costs is measured by leaving it out.
+    #[cfg(feature = "crash-points")]
+    if std::env::var_os("QUARRY_FORGETFUL_JOURNAL").is_some() {
+        tracing::error!("the journal is kept in memory only: this is for measurements");
+        return Arc::new(crate::journal::Forgetful::default());
+    }
+    Arc::new(opened)
+}
+
 
 /// The parts that know what runs and how things are.
 #[derive(Debug, Clone)]

@@ -153,8 +153,8 @@ async fn a_newer_journal_ends_the_driver_and_stays_as_it_is() {
     store.flush().unwrap();
     drop(store);
     let before = fs::read(journal.join("db")).unwrap();
-    let error = format!("{:#}", scene.driver.launch().unwrap_err());
-    assert!(error.contains("format 2") && error.contains("newer Quarry"), "{error}");
+    let (exit, log) = scene.driver.launch_to_fail().unwrap();
+    assert!(!exit.success() && log.contains("format 2") && log.contains("newer Quarry"), "{log}");
     assert_eq!(fs::read(journal.join("db")).unwrap(), before);
 }
 

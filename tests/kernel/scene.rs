@@ -107,7 +107,7 @@ async fn serving(driver: &DriverUnderTest) -> Csi {
 
 pub fn spec(config: &str) -> DriverSpec {
     let mut spec = DriverSpec::with_config(config);
-    spec.env.push(("QUARRY_LOG_FILTER".to_owned(), "debug,h2=info,hyper=info,tower=info".to_owned()));
+    spec.env.push(("QUARRY_LOG_FILTER".to_owned(), "debug,h2=info,hyper=info,tower=info,sled=info".to_owned()));
     spec
 }
 

@@ -230,6 +230,14 @@ impl Engine {
         let known = self.journaled();
         if let Some(record) = known.volumes.get(&request.lv) {
             if !known.operations.get(&request.lv).is_some_and(|begun| begun.kind == OperationKind::Delete) {
+                // It is lost only if its own group was read whole and does not show it.
+                let group = self.groups.all().into_iter().find(|group| group.uuid().to_string() == record.vg_uuid);
+                let (vg, uuid) = (record.vg.clone(), record.vg_uuid.clone());
+                let reading = group.ok_or(Unreadable::Gone { vg, uuid })?.read().await?;
+                if !reading.is_complete() {
+                    let what = reading.state().completeness.to_string();
+                    return Err(Unreadable::Incomplete { vg: record.vg.clone(), what }.into());
+                }
                 return Err(CreateError::Lost { lv: request.lv.clone(), vg: record.vg.clone() });
             }
             // Its deletion was done and only not written down.

@@ -145,6 +145,7 @@ impl Engine {
         }
         // Others may change the group while the journal's disk works.
         drop(writer);
+        let before = self.journaled().operations.get(lv).cloned();
         self.intend_delete(&uuid.to_string(), lv, &group).await?;
         let mut writer = group.writer().await;
         writer.ready(self.runner.as_ref()).await?;
@@ -154,7 +155,7 @@ impl Engine {
             }
             drop(writer);
             // LVM refused, so somebody uses it after all: it is not being deleted.
-            self.drop_intent(lv).await?;
+            self.restore_intent(lv, before).await?;
             return Err(DeleteError::Lvm { vg, lv: lv.clone(), source });
         }
         let reading = group.read().await?;

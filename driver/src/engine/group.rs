@@ -5,6 +5,7 @@
 //! group opens no device of another.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -94,6 +95,8 @@ pub struct Group {
     /// The devices that the configuration lists, where the group was found on them.
     listed: Vec<PathBuf>,
     reading: RwLock<Arc<Reading>>,
+    /// Whether commands of an earlier driver are over and what they left is repaired.
+    settled: AtomicBool,
     writer: Mutex<State>,
     trouble: std::sync::Mutex<Option<(String, Instant)>>,
     command: std::sync::Mutex<Option<(String, Instant)>>,
@@ -137,6 +140,7 @@ impl Group {
             listed,
             trouble: std::sync::Mutex::new(what_is_missing(&reading).map(|what| (what, Instant::now()))),
             reading: RwLock::new(Arc::new(reading)),
+            settled: AtomicBool::new(false),
             writer: Mutex::new(State { repair: true }),
             command: std::sync::Mutex::new(None),
         })
@@ -158,6 +162,17 @@ impl Group {
     #[must_use]
     pub fn is_on_listed_devices(&self) -> bool {
         !self.listed.is_empty()
+    }
+
+    /// Whether what it shows is final: no command of an earlier driver is at work on it any more.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.settled.load(Ordering::Acquire)
+    }
+
+    /// Notes that nobody but this driver changes it for Quarry any more.
+    pub fn settle(&self) {
+        self.settled.store(true, Ordering::Release);
     }
 
     /// The last reading, without looking again.

@@ -5,6 +5,7 @@
 //! What is about to be changed is in the journal before, what was changed after; no success is told in between.
 
 mod activate;
+mod audit;
 mod create;
 mod delete;
 mod deleted;
@@ -25,8 +26,11 @@ pub mod survey;
 mod usage;
 mod volume;
 
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, DeviceClass};
@@ -60,10 +64,16 @@ pub struct Engine {
     exec: Exec,
     runner: Arc<dyn Runner>,
     groups: groups::Groups,
+    /// LVM's configuration, by which commands of ours are known from others'.
+    lvm_system_dir: PathBuf,
     locks: VolumeLocks,
     deleted: deleted::Deleted,
     journal: Arc<dyn Journal>,
     background: TaskTracker,
+    /// Ends what waits in the background.
+    stop: CancellationToken,
+    /// The journal did not take what a recovery wanted to write.
+    recovery_put_off: AtomicBool,
 }
 
 impl Engine {

@@ -122,6 +122,16 @@ impl Engine {
         self.journal.write("intent-dropped", vec![Change::Remove(Key::Operation(lv.clone()))]).await
     }
 
+    /// After a deletion that changed nothing: what was under way before it is so again.
+    pub(super) async fn restore_intent(&self, lv: &LvName, before: Option<Operation>) -> Result<(), JournalError> {
+        match before {
+            None => self.drop_intent(lv).await,
+            Some(before) => {
+                self.journal.write("intent-restored", vec![Change::Put(Entry::Operation(lv.clone(), before))]).await
+            }
+        }
+    }
+
     /// After a volume was staged.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio_stream::StreamExt as _;
@@ -57,9 +58,6 @@ pub enum StartError {
     /// The volume groups.
     #[error(transparent)]
     Scan(#[from] ScanError),
-    /// Another driver's LVM command did not end.
-    #[error(transparent)]
-    Leftover(#[from] repair::LeftoverError),
 }
 
 /// LVM's reports are killed after this: they wait for the lock of a hanging writer.
@@ -91,8 +89,6 @@ impl Engine {
     pub async fn open(settings: Settings) -> Result<Arc<Self>, StartError> {
         let config = Arc::new(settings.config);
         let system_dir = SystemDir::create(&settings.state_dir.join("lvm"), &settings.host_lvm_dir)?;
-        // Before anything is believed: a command of a killed driver may still be running.
-        repair::wait_for_leftover_commands(system_dir.path()).await?;
         let pins = Arc::new(Pins::open(&settings.state_dir)?);
         let runner: Arc<dyn Runner> = Arc::new(Processes::new(
             settings.exec.clone(),
@@ -103,6 +99,7 @@ impl Engine {
         ));
         let engine = Arc::new(Self {
             node: TopologyValue::for_node(&settings.node_name),
+            lvm_system_dir: system_dir.path().to_owned(),
             groups: Groups::new(Arc::clone(&config), pins, system_dir),
             config,
             tools: settings.tools,
@@ -112,6 +109,8 @@ impl Engine {
             deleted: Deleted::default(),
             journal: settings.journal,
             background: TaskTracker::new(),
+            stop: CancellationToken::new(),
+            recovery_put_off: AtomicBool::new(false),
         });
         engine.groups.scan().await?;
         Ok(engine)
@@ -128,7 +127,10 @@ impl Engine {
             .into_iter()
             .map(|group| {
                 let engine = Arc::clone(self);
-                self.background.spawn(async move { engine.make_usable(&group).await })
+                self.background.spawn(async move {
+                    engine.make_usable(&group).await;
+                    engine.recover().await;
+                })
             })
             .collect();
         let all = async {
@@ -144,8 +146,9 @@ impl Engine {
         self.recover().await;
     }
 
-    /// Waits for what goes on in the background.
+    /// Ends what only waits in the background, and waits for what goes on there.
     pub async fn finish_background(&self) {
+        self.stop.cancel();
         self.background.close();
         self.background.wait().await;
     }
@@ -153,7 +156,26 @@ impl Engine {
     /// Repairs a group and activates its thin pools, whose fill is otherwise unknown. What fails is tried again before
     /// the group's next change.
     async fn make_usable(&self, group: &super::Group) {
+        // Before anything is believed: a command of a killed driver may still be running. Nobody else changes the group
+        // before it is over.
         let mut writer = group.writer().await;
+        tokio::select! {
+            () = self.stop.cancelled() => return,
+            () = repair::wait_for_leftover_commands(&self.lvm_system_dir, group.name()) => {}
+        }
+        while let Err(error) = group.read().await {
+            drop(writer);
+            tracing::error!(vg = group.name(), error = chain(&error), "volume group cannot be read");
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                () = tokio::time::sleep(MISSING_PERIOD) => {}
+            }
+            if self.groups.by_uuid(group.uuid()).is_err() {
+                return;
+            }
+            writer = group.writer().await;
+        }
+        group.settle();
         if let Err(error) = writer.ready(self.runner.as_ref()).await {
             tracing::error!(vg = group.name(), error = chain(&error), "volume group is not usable yet");
             return;
@@ -218,6 +240,10 @@ impl Engine {
                         if self.look_again(&BTreeSet::new()).await && self.groups.all().len() != groups.len() {
                             break;
                         }
+                        continue;
+                    }
+                    () = tokio::time::sleep(MISSING_PERIOD), if self.recovery_put_off.load(Ordering::Relaxed) => {
+                        self.recover().await;
                         continue;
                     }
                 };

@@ -11,6 +11,8 @@
 
 mod aside;
 mod contents;
+#[cfg(feature = "crash-points")]
+mod forgetful;
 mod row;
 mod sled_journal;
 mod store;
@@ -20,6 +22,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use contents::Contents;
+#[cfg(feature = "crash-points")]
+pub use forgetful::Forgetful;
 pub use row::{Change, Claim, Entry, Key, Operation, OperationKind, Origin, Pod, Published, Staged, VolumeRecord};
 pub use sled_journal::{OpenJournalError, Opened, Rebuilt, SledJournal};
 

@@ -286,10 +286,10 @@ impl Writer {
         }
         drop(progress);
         for request in requests {
-            let (what, ms) = (request.what, took.as_millis());
+            let (what, us) = (request.what, took.as_micros());
             match outcome {
-                Ok(()) => tracing::debug!(what, ms, "journal written"),
-                Err(error) => tracing::error!(what, ms, reason = error.reason, "journal not written"),
+                Ok(()) => tracing::debug!(what, us, "journal written"),
+                Err(error) => tracing::error!(what, us, reason = error.reason, "journal not written"),
             }
         }
     }

@@ -73,6 +73,58 @@ impl Command {
     }
 
     /// Has LVM look at these devices alone, whatever its devices file says: it reads every device it may use, and would
+    /// hang on one of another volume group that hangs. The last word stays the last.
+    #[must_use]
+    pub fn on_devices<'a>(mut self, devices: impl IntoIterator<Item = &'a Path>) -> Self {
+        let devices: Vec<String> = devices.into_iter().map(|device| device.display().to_string()).collect();
+        if !devices.is_empty() && !self.words.is_empty() {
+            self.words.splice(1..1, ["--devices".to_owned(), devices.join(",")]);
+        }
+        self
+    }
+
+    /// The verb.
+        verb: String,
+        /// The word.
+        word: String,
+    },
+    /// Too many words.
+    #[error("refusing to run lvm {verb} with {count} words; an lvm shell takes fewer than 64")]
+    TooMany {
+        /// The verb.
+        verb: String,
+        /// How many.
+        count: usize,
+    },
+}
+
+impl Command {
+    /// A command of a verb, without words yet.
+    #[must_use]
+    pub fn new(verb: &'static str, effect: Effect) -> Self {
+        Self { words: vec![verb.to_owned()], effect }
+    }
+
+    /// Adds a word.
+    #[must_use]
+    pub fn word(mut self, word: impl Into<String>) -> Self {
+        self.words.push(word.into());
+        self
+    }
+
+    /// Adds an option and its value, as two words.
+    #[must_use]
+    pub fn option(self, name: &'static str, value: impl fmt::Display) -> Self {
+        self.word(name).word(value.to_string())
+    }
+
+    /// Adds one `--addtag` for each tag.
+    #[must_use]
+    pub fn add_tags<S: AsRef<str>>(self, tags: impl IntoIterator<Item = S>) -> Self {
+        tags.into_iter().fold(self, |command, tag| command.option("--addtag", tag.as_ref()))
+    }
+
+    /// Has LVM look at these devices alone, whatever its devices file says: it reads every device it may use, and would
     /// hang on one of another volume group that hangs.
     #[must_use]
     pub fn on_devices<'a>(self, devices: impl IntoIterator<Item = &'a Path>) -> Self {
@@ -120,6 +172,14 @@ impl fmt::Display for Command {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn devices_are_named_behind_the_verb() {
+        let command = Command::new("lvremove", Effect::Change).word("-y").word("vg/lv");
+        let devices = [Path::new("/dev/sda"), Path::new("/dev/dm-0")];
+        assert_eq!(command.clone().on_devices(devices).to_string(), "lvm lvremove --devices /dev/sda,/dev/dm-0 -y vg/lv");
+        assert_eq!(command.clone().on_devices([]), command);
+    }
 
     #[test]
     fn words_that_a_shell_would_take_apart_are_refused() {

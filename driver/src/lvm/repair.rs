@@ -136,48 +136,69 @@ fn suspended_volumes(group: &VolumeGroup, leftovers: &[Leftover]) -> Vec<String>
     names.filter(|name| group.logical_volume(name).is_some_and(|volume| volume.visible_flag)).collect()
 }
 
-/// An LVM command of an earlier life of the driver that did not end.
-#[derive(Debug, thiserror::Error)]
-#[error("process {pid}, an lvm command of a driver that is gone, is still running after {} s; what it does is not known before it ends", WAIT.as_secs())]
-pub struct LeftoverError {
-    pid: i32,
-}
+/// How often is looked whether an earlier driver's command has ended.
+const LEFTOVER_PERIOD: Duration = Duration::from_millis(500);
 
-/// How long the start waits for such a command.
-const WAIT: Duration = Duration::from_secs(60);
-
-/// Waits until no LVM command with our configuration is running. In a pod there is none: the driver is process 1 there,
-/// and its children die with it.
-///
-/// # Errors
-/// [`LeftoverError`] when one does not end in time.
-pub async fn wait_for_leftover_commands(system_dir: &Path) -> Result<(), LeftoverError> {
-    let mut left = WAIT;
-    loop {
-        let dir = system_dir.to_owned();
-        // A thread that dies says nothing, so it is asked again.
-        let running = tokio::task::spawn_blocking(move || leftover_command(&dir)).await.unwrap_or(Some(0));
-        let Some(pid) = running else { return Ok(()) };
-        if left.is_zero() {
-            return Err(LeftoverError { pid });
+/// Waits until no LVM command of an earlier driver is at work on a volume group. In a pod there is none: the driver is
+/// process 1 there, and its children die with it. One that hangs is waited for without an end, since nobody knows what it
+/// will have done; the other groups are served meanwhile.
+pub async fn wait_for_leftover_commands(system_dir: &Path, vg: &str) {
+    for round in 0_u64.. {
+        let (dir, name) = (system_dir.to_owned(), vg.to_owned());
+        let running = tokio::task::spawn_blocking(move || leftover_command(&dir, &name)).await;
+        match running {
+            Ok(Ok(None)) => return,
+            Ok(Ok(Some(pid))) if round % 60 == 0 => {
+                tracing::warn!(vg, pid, "waiting for an lvm command of a driver that is gone");
+            }
+            Ok(Ok(Some(_))) => {}
+            // Not knowing is not "none".
+            Ok(Err(error)) if round % 60 == 0 => {
+                tracing::error!(vg, %error, "cannot look for lvm commands of an earlier driver")
+            }
+            Ok(Err(_)) => {}
+            Err(error) => tracing::error!(vg, %error, "looking for lvm commands of an earlier driver was cut off"),
         }
-        tracing::warn!(pid, "waiting for an lvm command of a driver that is gone");
-        let pause = Duration::from_millis(500);
-        tokio::time::sleep(pause).await;
-        left = left.saturating_sub(pause);
+        tokio::time::sleep(LEFTOVER_PERIOD).await;
     }
 }
 
-/// A running `lvm` with our system directory in its environment.
-fn leftover_command(system_dir: &Path) -> Option<i32> {
+/// A running `lvm` with our system directory in its environment that names the volume group, or none at all.
+fn leftover_command(system_dir: &Path, vg: &str) -> Result<Option<i32>, procfs::ProcError> {
     let mut variable = b"LVM_SYSTEM_DIR=".to_vec();
     variable.extend_from_slice(system_dir.as_os_str().as_bytes());
-    let processes = procfs::process::all_processes().ok()?.flatten();
-    processes
+    let own = std::process::id();
+    let processes = procfs::process::all_processes()?.flatten();
+    let found = processes
         .filter(|process| process.exe().is_ok_and(|exe| exe.file_name() == PathBuf::from("lvm").file_name()))
+        // What this driver has begun itself is in good hands.
+        .filter(|process| process.stat().is_ok_and(|stat| u32::try_from(stat.ppid) != Ok(own)))
         .find(|process| {
             let environment = std::fs::read(format!("/proc/{}/environ", process.pid)).unwrap_or_default();
             environment.split(|byte| *byte == 0).any(|entry| entry == variable)
-        })
-        .map(|process| process.pid)
+                && process.cmdline().is_ok_and(|words| concerns(&words, vg))
+        });
+    Ok(found.map(|process| process.pid))
+}
+
+/// Whether a command line is about a group. The group stands in the last word, as `vg` or `vg/lv`; a report names none and
+/// changes nothing.
+fn concerns(words: &[String], vg: &str) -> bool {
+    words.last().is_some_and(|word| word.split('/').next() == Some(vg))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_concerns_the_group_it_changes() {
+        let words = |line: &str| line.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        for line in ["lvm lvcreate -n pvc-1 quarry", "lvm lvremove -y quarry/pvc-1", "lvm vgchange --refresh quarry"] {
+            assert!(concerns(&words(line), "quarry"), "{line}");
+        }
+        for line in ["lvm lvs -a -o lv_name", "lvm lvremove -y other/quarry", "lvm lvcreate -n quarry other", "lvm"] {
+            assert!(!concerns(&words(line), "quarry"), "{line}");
+        }
+    }
 }

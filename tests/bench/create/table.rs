@@ -3,6 +3,7 @@
 use std::fmt;
 
 use anyhow::{Context as _, Result};
+use quarry_tests::in_vm::describe;
 use serde::Serialize;
 
 /// The samples of one contender.
@@ -82,7 +83,7 @@ impl Results {
                 name: one.name,
             });
         }
-        Ok(Self { machine: machine()?, rounds, rows })
+        Ok(Self { machine: describe()?, rounds, rows })
     }
 }
 
@@ -97,17 +98,6 @@ fn percentile(samples: &[f64], percent: usize) -> Option<f64> {
     let mut sorted = samples.to_vec();
     sorted.sort_by(f64::total_cmp);
     sorted.get((sorted.len() * percent / 100).min(sorted.len().saturating_sub(1))).copied()
-}
-
-/// Processor, cores, kernel.
-fn machine() -> Result<String> {
-    let cpu = std::fs::read_to_string("/proc/cpuinfo").context("cannot read /proc/cpuinfo")?;
-    let model = cpu
-        .lines()
-        .find_map(|line| line.strip_prefix("model name").map(|rest| rest.trim_start_matches([' ', '\t', ':'])));
-    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").context("cannot read the kernel's release")?;
-    let cores = std::thread::available_parallelism().context("cannot count the processors")?;
-    Ok(format!("virtual machine, {cores} x {}, Linux {}", model.unwrap_or("unknown processor"), kernel.trim()))
 }
 
 impl fmt::Display for Results {

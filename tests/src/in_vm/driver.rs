@@ -124,6 +124,15 @@ impl DriverUnderTest {
         served.with_context(|| format!("the driver does not serve; its log:\n{}", self.log()))
     }
 
+    /// Starts it again, where it is to end by itself; tells how it ended and what it logged, over all its starts.
+    ///
+    /// # Errors
+    /// If it still runs after two minutes.
+    pub fn launch_to_fail(&mut self) -> Result<(Exit, String)> {
+        let exit = self.spawn()?.wait(START)?;
+        Ok((exit, self.log()))
+    }
+
     /// Its CSI socket.
     #[must_use]
     pub fn socket(&self) -> PathBuf {

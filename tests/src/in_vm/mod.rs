@@ -4,6 +4,7 @@
 
 mod disks;
 mod driver;
+mod host;
 mod lvm;
 mod weak_disk;
 
@@ -13,6 +14,7 @@ use anyhow::{Result, bail};
 
 pub use disks::{scratch_disks, wipe};
 pub use driver::{Csi, DriverSpec, DriverUnderTest};
+pub use host::describe;
 pub use lvm::{Row, VgOptions, VolumeGroup, lvm};
 pub use weak_disk::WeakDisk;
 

@@ -9,11 +9,12 @@ mod property;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 pub use plan::{GroupSeen, MountSeen, Seen, Step, plan};
 
 use crate::filesystem::{MountTable, Mounted};
-use crate::journal::{Change, Contents, Entry, Key, Origin};
+use crate::journal::{Change, Entry, Key, Origin};
 use crate::lvm::dm_name::split_device_name;
 use crate::telemetry::chain;
 use crate::volume::{LvName, VolumeHandle};
@@ -26,6 +27,7 @@ impl Engine {
     /// Plans from what is known of LVM now, writes what concerns the journal alone, and begins the rest. Returns at once;
     /// volumes that others have locked are left to them.
     pub async fn recover(self: &Arc<Self>) {
+        self.recovery_put_off.store(false, Ordering::Relaxed);
         let seen = self.seen().await;
         let concerned: BTreeSet<LvName> = plan(&self.journaled(), &seen).iter().map(volume_of).cloned().collect();
         if concerned.is_empty() {
@@ -39,7 +41,7 @@ impl Engine {
         let steps = plan(&journal, &seen).into_iter().filter(|step| locked.contains_key(volume_of(step)));
         let (mut changes, mut finish) = (Vec::new(), Vec::new());
         for step in steps {
-            say(&journal, &step);
+            say(&step);
             match step {
                 Step::Journal(change) => changes.push(change),
                 Step::Lost(_) => {}
@@ -49,7 +51,8 @@ impl Engine {
         if !changes.is_empty()
             && let Err(error) = self.journal.write("recovery", changes).await
         {
-            tracing::error!(%error, "recovery is put off");
+            tracing::error!(%error, "recovery is put off until the journal takes writes");
+            self.recovery_put_off.store(true, Ordering::Relaxed);
             return;
         }
         for step in finish {
@@ -94,7 +97,16 @@ impl Engine {
 
     /// What is there, as far as it is known without reading disks again.
     pub async fn seen(&self) -> Seen {
-        let groups: Vec<GroupSeen> = self.groups.all().iter().map(|group| self.group_seen(&group.known())).collect();
+        let groups = self.groups.all();
+        let groups: Vec<GroupSeen> = groups
+            .iter()
+            .map(|group| {
+                let mut seen = self.group_seen(&group.known());
+                // A command of an earlier driver may be about to make what is not there yet.
+                seen.whole &= group.is_settled();
+                seen
+            })
+            .collect();
         let mut ours: BTreeSet<LvName> = groups.iter().flat_map(|group| group.ours.keys().cloned()).collect();
         // A volume whose disk is gone may be mounted still.
         ours.extend(self.journaled().volumes.keys().cloned());
@@ -183,12 +195,10 @@ fn volume_of(step: &Step) -> &LvName {
     }
 }
 
-fn say(journal: &Contents, step: &Step) {
+fn say(step: &Step) {
     match step {
-        Step::Lost(lv) => {
-            let vg = journal.volumes.get(lv).map_or("", |record| record.vg.as_str());
-            tracing::error!(volume = %lv, vg, "the logical volume of a volume has vanished: its data is lost");
-        }
+        // Told by the audit, once.
+        Step::Lost(_) => {}
         Step::FinishCreate(lv) => tracing::warn!(volume = %lv, "finishing a creation that was cut off"),
         Step::FinishDelete(lv) => tracing::warn!(volume = %lv, "finishing a deletion that was cut off"),
         Step::Journal(Change::Put(Entry::Volume(lv, record))) if record.origin == Origin::Adopted => {
