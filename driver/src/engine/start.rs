@@ -23,6 +23,7 @@ use crate::volume::TopologyValue;
 
 use super::Engine;
 use super::backups::Backups;
+use super::deleted::Deleted;
 use super::groups::{Groups, ScanError};
 use super::locks::VolumeLocks;
 use super::pins::{PinError, Pins};
@@ -108,6 +109,7 @@ impl Engine {
             runner,
             locks: VolumeLocks::default(),
             backups,
+            deleted: Deleted::default(),
             journal: settings.journal,
             background: TaskTracker::new(),
             stop: CancellationToken::new(),
@@ -264,24 +266,32 @@ impl Engine {
         }
     }
 
-    /// Whether a group is not there that a class names, or that held volumes.
+    /// Whether a group is not there that a class names, or that held volumes; or is there and was not read whole.
     fn lacks_groups(&self) -> bool {
         let lacks = |class: &DeviceClass| self.groups.by_name(&class.volume_group).is_none();
-        self.config.device_classes.iter().any(lacks) || self.groups.none_gone().is_err()
+        self.config.device_classes.iter().any(lacks)
+            || self.groups.none_gone().is_err()
+            || self.groups.all().iter().any(|group| group.condition().trouble.is_some())
     }
 
     /// Reads groups again. True when all devices were looked at anew, so that other ones may have to be watched.
     async fn look_again(self: &Arc<Self>, names: &BTreeSet<String>) -> bool {
         let known: BTreeSet<LvmUuid> = self.groups.all().iter().map(|group| group.uuid()).collect();
         let mut rescan = self.lacks_groups();
+        // At the same time: one that hangs must not keep the others' changes from being seen.
+        let mut reads = tokio::task::JoinSet::new();
         for group in self.groups.all().into_iter().filter(|group| names.contains(group.name())) {
-            match group.read().await {
+            reads.spawn(async move { group.read().await });
+        }
+        while let Some(read) = reads.join_next().await {
+            match read {
                 // A physical volume that we do not know was added, or one is missing that may be back.
-                Ok(reading) => rescan |= !reading.state().completeness.missing.is_empty(),
-                Err(error) => {
+                Ok(Ok(reading)) => rescan |= !reading.state().completeness.missing.is_empty(),
+                Ok(Err(error)) => {
                     tracing::warn!(error = chain(&error), "a volume group was not read");
                     rescan = true;
                 }
+                Err(_) => rescan = true,
             }
         }
         if !rescan {
