@@ -185,7 +185,6 @@ fn journal(opened: SledJournal) -> Arc<dyn Journal> {
     Arc::new(opened)
 }
 
-
 /// The parts that know what runs and how things are.
 #[derive(Debug, Clone)]
 struct Parts {

@@ -84,55 +84,6 @@ impl Command {
     }
 
     /// The verb.
-        verb: String,
-        /// The word.
-        word: String,
-    },
-    /// Too many words.
-    #[error("refusing to run lvm {verb} with {count} words; an lvm shell takes fewer than 64")]
-    TooMany {
-        /// The verb.
-        verb: String,
-        /// How many.
-        count: usize,
-    },
-}
-
-impl Command {
-    /// A command of a verb, without words yet.
-    #[must_use]
-    pub fn new(verb: &'static str, effect: Effect) -> Self {
-        Self { words: vec![verb.to_owned()], effect }
-    }
-
-    /// Adds a word.
-    #[must_use]
-    pub fn word(mut self, word: impl Into<String>) -> Self {
-        self.words.push(word.into());
-        self
-    }
-
-    /// Adds an option and its value, as two words.
-    #[must_use]
-    pub fn option(self, name: &'static str, value: impl fmt::Display) -> Self {
-        self.word(name).word(value.to_string())
-    }
-
-    /// Adds one `--addtag` for each tag.
-    #[must_use]
-    pub fn add_tags<S: AsRef<str>>(self, tags: impl IntoIterator<Item = S>) -> Self {
-        tags.into_iter().fold(self, |command, tag| command.option("--addtag", tag.as_ref()))
-    }
-
-    /// Has LVM look at these devices alone, whatever its devices file says: it reads every device it may use, and would
-    /// hang on one of another volume group that hangs.
-    #[must_use]
-    pub fn on_devices<'a>(self, devices: impl IntoIterator<Item = &'a Path>) -> Self {
-        let devices: Vec<String> = devices.into_iter().map(|device| device.display().to_string()).collect();
-        if devices.is_empty() { self } else { self.option("--devices", devices.join(",")) }
-    }
-
-    /// The verb.
     #[must_use]
     pub fn verb(&self) -> &str {
         self.words.first().map_or("", String::as_str)
@@ -177,7 +128,10 @@ mod tests {
     fn devices_are_named_behind_the_verb() {
         let command = Command::new("lvremove", Effect::Change).word("-y").word("vg/lv");
         let devices = [Path::new("/dev/sda"), Path::new("/dev/dm-0")];
-        assert_eq!(command.clone().on_devices(devices).to_string(), "lvm lvremove --devices /dev/sda,/dev/dm-0 -y vg/lv");
+        assert_eq!(
+            command.clone().on_devices(devices).to_string(),
+            "lvm lvremove --devices /dev/sda,/dev/dm-0 -y vg/lv"
+        );
         assert_eq!(command.clone().on_devices([]), command);
     }
 
