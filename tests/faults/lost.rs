@@ -15,7 +15,7 @@ async fn a_group_that_loses_one_disk_of_two_loses_no_volume_and_recovers() {
     let sick = node.sick.name().to_owned();
     // The second disk holds no volume yet, so that it can be taken away altogether.
     node.disks[1].pull().unwrap();
-    node.tells_of(&["it was not read whole", "missing"]).await;
+    node.tells_of(&["it was not read whole", "was not found"]).await;
     assert_eq!(readable(&sick).await, Some(0.0));
     assert_eq!(node.room(SICK).await.unwrap(), 0, "lvm changes nothing in a group without one of its disks");
     assert_eq!(node.ids().await.unwrap(), ["node-1/pvc-1"]);
@@ -27,7 +27,7 @@ async fn a_group_that_loses_one_disk_of_two_loses_no_volume_and_recovers() {
     refused(node.get("node-1/none").await, Code::Unavailable, &[&sick]);
     node.other_group_is_served("well").await;
 
-    node.disks[1].plug_in().unwrap();
+    node.disks[1].heal().unwrap();
     node.becomes_ready().await;
     assert_eq!(node.room(SICK).await.unwrap(), room);
     node.made("pvc-2", SICK).await.unwrap();

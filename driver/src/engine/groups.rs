@@ -116,7 +116,8 @@ impl Groups {
         for Found { state, listed } in ours {
             let reading = Reading::new(state);
             let uuid = reading.vg_uuid();
-            if !reading.is_complete() {
+            let known_trouble = self.by_uuid(uuid).is_ok_and(|group| group.condition().trouble.is_some());
+            if !reading.is_complete() && !known_trouble {
                 tracing::error!(vg = reading.name(), what = %reading.state().completeness, "volume group is not whole");
             }
             let group = match self.by_uuid(uuid) {
@@ -142,6 +143,14 @@ impl Groups {
     }
 
     fn note_sights(&self, unread: BTreeMap<PathBuf, String>) {
+        // Looked at every few seconds while something is amiss, told once.
+        let before = self.sights().unread;
+        for (device, problem) in unread.iter().filter(|(device, _)| !before.contains_key(*device)) {
+            tracing::warn!(device = %device.display(), problem, "a block device is left out");
+        }
+        for device in before.keys().filter(|device| !unread.contains_key(*device)) {
+            tracing::info!(device = %device.display(), "a block device is no longer left out");
+        }
         let classes = self.config.device_classes.iter().map(|class| class.volume_group.clone());
         let wanted = classes.filter(|vg| self.by_name(vg).is_none()).chain(self.gone().into_iter().map(|(_, vg)| vg));
         let mut sights = self.sights.write().unwrap_or_else(PoisonError::into_inner);
@@ -330,12 +339,10 @@ struct Found {
     listed: Vec<PathBuf>,
 }
 
-/// The groups of a scan, its problems logged, the devices with problems noted.
+/// The groups of a scan, the devices with problems noted.
 fn found(discovery: Discovery, listed: &[PathBuf], unread: &mut BTreeMap<PathBuf, String>) -> Vec<Found> {
     for trouble in &discovery.problems {
-        let (device, problem) = (trouble.device.display(), chain(&trouble.problem));
-        tracing::warn!(%device, problem, "a block device is left out");
-        unread.insert(trouble.device.clone(), problem);
+        unread.insert(trouble.device.clone(), chain(&trouble.problem));
     }
     discovery.groups.into_iter().map(|state| Found { state, listed: listed.to_vec() }).collect()
 }

@@ -1,4 +1,4 @@
-//! What is not in order with the volume groups, told from what is known: asking looks at no disk and runs no process.
+//! What is not in order with the volume groups and the journal, told from what is known: asking looks at no disk and runs no process.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -66,11 +66,24 @@ impl Check for Engine {
             if let Some((reason, since)) = condition.trouble {
                 faults.push(Fault { subject: self.subject(group.name()), reason, since: Some(since) });
             }
+            if !group.is_settled() {
+                let reason = "commands of an earlier driver may still be at work on it".to_owned();
+                faults.push(Fault { subject: self.subject(group.name()), reason, since: None });
+            }
             // One that is still at it when its request is answered takes longer than it should.
             if let Some((verb, age)) = condition.command.filter(|(_, age)| *age > self.hangs_after()) {
                 let reason = format!("the command lvm {verb} does not end");
                 faults.push(Fault { subject: self.subject(group.name()), reason, since: Some(age) });
             }
+        }
+        let journal = self.journal.status();
+        if let Some(reason) = journal.failing {
+            let reason = format!("it cannot be written: {reason}");
+            faults.push(Fault { subject: "journal".to_owned(), reason, since: None });
+        }
+        if let Some(age) = journal.write_under_way.filter(|age| *age > self.hangs_after()) {
+            let reason = "its disk does not answer: a write does not end".to_owned();
+            faults.push(Fault { subject: "journal".to_owned(), reason, since: Some(age) });
         }
         faults
     }

@@ -228,42 +228,44 @@ impl Engine {
     /// and slowly by a timer. Ends when `shutdown` is cancelled.
     pub async fn watch(self: Arc<Self>, shutdown: CancellationToken) {
         let (watch, mut events) = Watch::start(WatchOptions::default());
+        let mut watched = Vec::new();
+        // Groups that are not there cannot be watched. Its own clock: events of one group must not put off the others.
+        let mut period = tokio::time::interval(MISSING_PERIOD);
+        period.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            let groups = self.groups.all();
-            let watched = groups
-                .iter()
-                .map(|group| WatchedGroup { name: group.name().to_owned(), devices: group.known().devices() });
-            watch.set(watched.collect());
-            loop {
-                let event = tokio::select! {
-                    () = shutdown.cancelled() => return,
-                    event = events.next() => event,
-                    // Groups that are not there cannot be watched.
-                    () = tokio::time::sleep(MISSING_PERIOD), if self.lacks_groups() => {
-                        if self.look_again(&BTreeSet::new()).await && self.groups.all().len() != groups.len() {
-                            break;
-                        }
-                        continue;
+            // Told only what is new: each group that the watch is told of is looked at again.
+            let groups = self.watched();
+            if groups != watched {
+                watch.set(groups.clone());
+                watched = groups;
+            }
+            let event = tokio::select! {
+                () = shutdown.cancelled() => return,
+                event = events.next() => event,
+                _ = period.tick() => {
+                    if self.lacks_groups() {
+                        self.look_again(&BTreeSet::new()).await;
                     }
-                    () = tokio::time::sleep(MISSING_PERIOD), if self.recovery_put_off.load(Ordering::Relaxed) => {
+                    if self.recovery_put_off.load(Ordering::Relaxed) {
                         self.recover().await;
-                        continue;
                     }
-                };
-                match event {
-                    None => return tracing::error!("the watch over the volume groups ended"),
-                    Some(WatchEvent::Blind { path, why }) => {
-                        tracing::warn!(path = %path.display(), why, "changes are noticed by a timer only");
-                    }
-                    Some(WatchEvent::Sees { path }) => tracing::info!(path = %path.display(), "watched again"),
-                    Some(WatchEvent::MayHaveChanged { groups, .. }) => {
-                        if self.look_again(&groups).await {
-                            break;
-                        }
-                    }
+                    continue;
                 }
+            };
+            match event {
+                None => return tracing::error!("the watch over the volume groups ended"),
+                Some(WatchEvent::Blind { path, why }) => {
+                    tracing::warn!(path = %path.display(), why, "changes are noticed by a timer only");
+                }
+                Some(WatchEvent::Sees { path }) => tracing::info!(path = %path.display(), "watched again"),
+                Some(WatchEvent::MayHaveChanged { groups, .. }) => self.look_again(&groups).await,
             }
         }
+    }
+
+    fn watched(&self) -> Vec<WatchedGroup> {
+        let groups = self.groups.all().into_iter();
+        groups.map(|group| WatchedGroup { name: group.name().to_owned(), devices: group.known().devices() }).collect()
     }
 
     /// Whether a group is not there that a class names, or that held volumes; or is there and was not read whole.
@@ -274,8 +276,8 @@ impl Engine {
             || self.groups.all().iter().any(|group| group.condition().trouble.is_some())
     }
 
-    /// Reads groups again. True when all devices were looked at anew, so that other ones may have to be watched.
-    async fn look_again(self: &Arc<Self>, names: &BTreeSet<String>) -> bool {
+    /// Reads groups again, and looks at all devices anew where one of the groups is not as it should be.
+    async fn look_again(self: &Arc<Self>, names: &BTreeSet<String>) {
         let known: BTreeSet<LvmUuid> = self.groups.all().iter().map(|group| group.uuid()).collect();
         let mut rescan = self.lacks_groups();
         // At the same time: one that hangs must not keep the others' changes from being seen.
@@ -295,17 +297,11 @@ impl Engine {
             }
         }
         if !rescan {
-            return false;
+            return;
         }
         match self.groups.scan().await {
-            Ok(()) => {
-                self.take_up(&known).await;
-                true
-            }
-            Err(error) => {
-                tracing::error!(error = chain(&error), "cannot look for volume groups");
-                false
-            }
+            Ok(()) => self.take_up(&known).await,
+            Err(error) => tracing::error!(error = chain(&error), "cannot look for volume groups"),
         }
     }
 }

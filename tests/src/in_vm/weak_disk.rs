@@ -1,7 +1,7 @@
 //! A disk that hangs or fails when it is told to, by device-mapper.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -23,6 +23,7 @@ pub struct WeakDisk {
     path: PathBuf,
     below: PathBuf,
     sectors: u64,
+    pulled: AtomicBool,
 }
 
 impl WeakDisk {
@@ -34,11 +35,14 @@ impl WeakDisk {
         static MADE: AtomicU32 = AtomicU32::new(0);
         let below = disks::take(1)?.pop().context("no disk was taken")?;
         let name = format!("weak{}", MADE.fetch_add(1, Ordering::Relaxed));
-        let disk = Self { path: Path::new("/dev/mapper").join(&name), name, below, sectors: mib * 2048 };
-        let table = disk.sound();
-        dmsetup(&["create", &disk.name, "--noudevsync", "--table", &table])?;
-        // Without udevd nobody makes the node.
-        dmsetup(&["mknodes", &disk.name])?;
+        let disk = Self {
+            path: Path::new("/dev/mapper").join(&name),
+            name,
+            below,
+            sectors: mib * 2048,
+            pulled: AtomicBool::new(false),
+        };
+        disk.plug_in()?;
         wipe(&disk.path)?;
         Ok(disk)
     }
@@ -78,12 +82,12 @@ impl WeakDisk {
         self.replace(&format!("0 {} flakey {} {OFFSET} 0 100000 1 error_writes", self.sectors, self.below.display()))
     }
 
-    /// Whatever was the matter, it is sound again; what waited goes on.
+    /// Whatever was the matter, it is there and sound again; what waited goes on.
     ///
     /// # Errors
     /// Device-mapper's.
     pub fn heal(&self) -> Result<()> {
-        self.replace(&self.sound())
+        if self.pulled.load(Ordering::Relaxed) { self.plug_in() } else { self.replace(&self.sound()) }
     }
 
     fn replace(&self, table: &str) -> Result<()> {
@@ -98,15 +102,15 @@ impl WeakDisk {
     /// # Errors
     /// Device-mapper's.
     pub fn pull(&self) -> Result<()> {
-        dmsetup(&["remove", "--noudevsync", "--retry", &self.name])
+        dmsetup(&["remove", "--noudevsync", "--retry", &self.name])?;
+        self.pulled.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
-    /// Brings a pulled device back.
-    ///
-    /// # Errors
-    /// Device-mapper's.
-    pub fn plug_in(&self) -> Result<()> {
+    fn plug_in(&self) -> Result<()> {
         dmsetup(&["create", &self.name, "--noudevsync", "--table", &self.sound()])?;
+        self.pulled.store(false, Ordering::Relaxed);
+        // Without udevd nobody makes the node.
         dmsetup(&["mknodes", &self.name])
     }
 }
