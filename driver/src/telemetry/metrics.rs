@@ -11,7 +11,9 @@ use prometheus::{
     Registry, TextEncoder,
 };
 
+use super::store::StoreMetrics;
 use crate::exec::{Counts, Kind};
+use crate::journal::JournalStatus;
 
 /// Upper ends of the histogram's buckets in seconds: from an answer out of memory to the answer limit of a mount.
 const BUCKETS: [f64; 13] = [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0, 100.0];
@@ -33,6 +35,10 @@ pub struct Snapshot {
     pub groups: Vec<(String, bool)>,
     /// Whether everything is in order.
     pub ready: bool,
+    /// How the journal fares.
+    pub journal: JournalStatus,
+    /// How many volumes there are in each state.
+    pub volumes: Vec<(&'static str, usize)>,
 }
 
 /// Where the values of a [`Snapshot`] come from.
@@ -54,6 +60,7 @@ pub struct Metrics {
     answered_early: IntCounter,
     readable: IntGaugeVec,
     ready: IntGauge,
+    store: StoreMetrics,
     /// One at a time brings the values up to date and writes them out.
     turn: Mutex<()>,
 }
@@ -101,6 +108,7 @@ impl Metrics {
                 &["volume_group"],
             )?,
             ready: IntGauge::new("quarry_ready", "1 where nothing is amiss (/readyz answers 200), else 0.")?,
+            store: StoreMetrics::new(&registry)?,
             turn: Mutex::new(()),
             registry,
         };
@@ -139,6 +147,7 @@ impl Metrics {
         self.oldest.set(snapshot.oldest.as_secs_f64());
         self.operations.set(whole(snapshot.operations));
         self.ready.set(i64::from(snapshot.ready));
+        self.store.set(&snapshot.journal, &snapshot.volumes);
         // Groups come and go.
         self.readable.reset();
         for (group, readable) in &snapshot.groups {
@@ -173,6 +182,8 @@ mod tests {
         let mut snapshot =
             Snapshot { groups: vec![("a".to_owned(), true), ("b".to_owned(), false)], ..Snapshot::default() };
         snapshot.commands.started.insert(kind.clone(), 3);
+        snapshot.journal.rebuilds = 1;
+        snapshot.volumes.push(("lost", 2));
         metrics.answered("CreateVolume", "ABORTED", Duration::from_millis(1500));
         let text = |snapshot: &Snapshot| String::from_utf8(metrics.text(snapshot).unwrap()).unwrap();
         let first = text(&snapshot);
@@ -184,6 +195,8 @@ mod tests {
             "quarry_request_duration_seconds_count{code=\"ABORTED\",rpc=\"CreateVolume\"} 1",
             "quarry_request_duration_seconds_bucket{code=\"ABORTED\",rpc=\"CreateVolume\",le=\"1\"} 0",
             "quarry_ready 0",
+            "quarry_journal_rebuilds_total 1",
+            "quarry_volumes{state=\"lost\"} 2",
         ] {
             assert!(first.lines().any(|found| found.starts_with(line)), "no {line:?} in\n{first}");
         }
