@@ -15,6 +15,8 @@ pub enum Suite {
     Faults,
     /// csi-sanity against the driver.
     Sanity,
+    /// The driver killed at every point, and LVM's commands too.
+    Crash,
     /// The driver in Kubernetes on two nodes.
     Cluster,
     /// Power cuts.
@@ -33,6 +35,7 @@ pub fn budget(suite: Suite) -> Duration {
         Suite::KernelUdev => 30,
         Suite::Faults => 20,
         Suite::Sanity => 25,
+        Suite::Crash => 30,
         Suite::Cluster => 60,
         Suite::Power => 20,
         Suite::BenchCreate => 20,

@@ -36,6 +36,12 @@ pub(crate) fn driver(profile: Profile) -> Result<PathBuf> {
     build(&arguments, "quarry-driver")
 }
 
+/// Builds the driver with its crash points.
+pub(super) fn driver_with_crash_points() -> Result<PathBuf> {
+    const NAME: &str = "quarry-driver-crash";
+    build(&["build", "--workspace", "--bin", NAME, "--features", "quarry-driver/crash-points"], NAME)
+}
+
 /// Always of the whole workspace: with a part of it cargo chooses other features of the dependencies and builds them anew.
 fn build(arguments: &[&str], target: &str) -> Result<PathBuf> {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
