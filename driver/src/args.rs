@@ -1,5 +1,6 @@
 //! The command line of `quarry-driver`.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -57,6 +58,9 @@ pub struct RunArgs {
     /// The host's LVM configuration, taken over but for what the driver must set itself.
     #[arg(long, env = "QUARRY_HOST_LVM_DIR", default_value = "/etc/lvm")]
     pub host_lvm_dir: PathBuf,
+    /// Where to serve `/livez`, `/readyz` and `/metrics`, e.g. `127.0.0.1:9808`; without it, they are not served.
+    #[arg(long, env = "QUARRY_HTTP_ADDRESS")]
+    pub http_address: Option<SocketAddr>,
     /// How log lines look.
     #[arg(long, env = "QUARRY_LOG_FORMAT", default_value = "json")]
     pub log_format: LogFormat,

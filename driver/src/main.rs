@@ -2,16 +2,23 @@
 
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::Parser as _;
 use quarry_driver::admin::command;
 use quarry_driver::args::{Cli, Command};
+use quarry_driver::run::Ending;
 use quarry_driver::{run, telemetry};
-use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::sync::CancellationToken;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    match execute(Cli::parse()).await {
+fn main() -> ExitCode {
+    let outcome = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime");
+    let outcome = outcome.and_then(|runtime| {
+        let outcome = runtime.block_on(execute(Cli::parse()));
+        // A thread may wait for a command or a disk that never answers: it is not waited for.
+        runtime.shutdown_background();
+        outcome
+    });
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("quarry-driver: {error:#}");
@@ -37,18 +44,21 @@ async fn execute(cli: Cli) -> anyhow::Result<()> {
         Command::RemoveOrphan(args) => print(command::remove_orphan(&args).await),
         Command::Run(args) => {
             telemetry::start(args.log_format, &args.log_filter)?;
-            let shutdown = CancellationToken::new();
-            let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-            let token = shutdown.clone();
-            tokio::spawn(async move {
-                tokio::select! {
-                    _ = terminate.recv() => {}
-                    _ = interrupt.recv() => {}
-                }
-                tracing::info!("asked to end");
-                token.cancel();
-            });
-            run::run(args, shutdown).await
+            let ending = Ending::default();
+            tokio::spawn(listen(signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, ending.clone()));
+            run::run(args, ending).await
         }
+    }
+}
+
+/// The first signal asks the driver to end, the second one hurries it.
+async fn listen(mut terminate: Signal, mut interrupt: Signal, ending: Ending) {
+    for (token, said) in [(ending.asked, "asked to end"), (ending.hurried, "asked again: ending at once")] {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("{said}");
+        token.cancel();
     }
 }

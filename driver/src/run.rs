@@ -1,4 +1,7 @@
 //! Runs the driver: from its options to a served socket, and to an orderly end.
+//!
+//! **Invariant.** Asked to end, the driver begins nothing new and ends within a bound, whatever still runs or stays
+//! connected; what still ran is named.
 
 use std::fs::File;
 use std::path::Path;
@@ -20,8 +23,9 @@ use crate::admin::service::AdminService;
 use crate::args::{CheckConfigArgs, ProbeArgs, RunArgs};
 use crate::config::Config;
 use crate::csi::controller::ControllerService;
-use crate::csi::detached::Detached;
+use crate::csi::detached::{Detached, Operation};
 use crate::csi::identity::Identity;
+use crate::csi::intake::Intake;
 use crate::csi::node::NodeService;
 use crate::csi::registration::{Registered, Registration};
 use crate::csi::socket::Socket;
@@ -29,15 +33,49 @@ use crate::engine::{Engine, Settings};
 use crate::exec::{Exec, Tools};
 use crate::filesystem::Filesystems;
 use crate::journal::{Journal, Rebuilt, SledJournal};
+use crate::telemetry::health::{Check, Fault, Health};
+use crate::telemetry::http;
+use crate::telemetry::metrics::{Metrics, Snapshot, Source};
 
 /// How long a driver waits for another one on this node to end: the old pod of a rollout.
 const LOCK_WAIT: Duration = Duration::from_secs(30);
 
-/// Serves CSI until `shutdown` is cancelled, then waits for the operations under way.
+/// How a driver is asked to end: once, and again by who does not want to wait.
+#[derive(Debug, Clone, Default)]
+pub struct Ending {
+    /// Nothing new is begun; what runs is waited for.
+    pub asked: CancellationToken,
+    /// Nothing is waited for any more.
+    pub hurried: CancellationToken,
+}
+
+impl Ending {
+    /// Ends when what runs is not to be waited for any more: some time after the driver was asked to end, or at once.
+    async fn overdue(&self, bound: Duration) {
+        let bounded = async {
+            self.asked.cancelled().await;
+            tokio::time::sleep(bound).await;
+        };
+        tokio::select! {
+            () = bounded => {}
+            () = self.hurried.cancelled() => {}
+        }
+    }
+}
+
+/// A driver that ends is alive and not ready.
+impl Check for Ending {
+    fn faults(&self) -> Vec<Fault> {
+        let fault = || Fault { subject: "driver".to_owned(), reason: "it is ending".to_owned(), since: None };
+        self.asked.is_cancelled().then(fault).into_iter().collect()
+    }
+}
+
+/// Serves CSI until it is asked to end, then waits for the operations under way, within a bound.
 ///
 /// # Errors
-/// Whatever keeps the driver from serving.
-pub async fn run(args: RunArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
+/// Whatever keeps the driver from serving; at the end, that something still ran.
+pub async fn run(args: RunArgs, ending: Ending) -> anyhow::Result<()> {
     let config = match &args.config {
         Some(path) => Config::load(path, &args.node_name)?,
         None => Config::zero(),
@@ -48,13 +86,18 @@ pub async fn run(args: RunArgs, shutdown: CancellationToken) -> anyhow::Result<(
     let tools = Tools::find().context("a program that the driver needs is missing")?;
     // Bound before the volume groups are looked at: a second driver on the same socket ends here, having done nothing.
     let Socket { listener, path } = Socket::bind(&args.csi_socket)?;
+    let http = match args.http_address {
+        Some(address) => Some(http::bind(address).await?),
+        None => None,
+    };
     let exec = Exec::default();
     let opened = SledJournal::open(&args.state_dir).await?;
     if let Some(Rebuilt { why, aside }) = &opened.rebuilt {
         let aside = aside.as_ref().map(|aside| aside.display().to_string());
         tracing::error!(why, aside, "the journal begins anew: volumes are found again in LVM");
     }
-    let engine = Engine::start(Settings {
+    let bound = config.timeouts.shutdown();
+    let started = Engine::start(Settings {
         node_name: args.node_name.clone(),
         config,
         tools: tools.clone(),
@@ -62,51 +105,78 @@ pub async fn run(args: RunArgs, shutdown: CancellationToken) -> anyhow::Result<(
         host_lvm_dir: args.host_lvm_dir.clone(),
         exec: exec.clone(),
         journal: journal(opened.journal),
-    })
-    .await?;
-    let watch = tokio::spawn(Arc::clone(&engine).watch(shutdown.clone()));
-    let audit = tokio::spawn(Arc::clone(&engine).audit(shutdown.clone()));
+    });
+    let engine = tokio::select! {
+        started = started => started?,
+        () = ending.overdue(bound) => anyhow::bail!("ended while it was starting"),
+    };
+    // Ends what only serves; later than `asked`, when the operations have ended.
+    let end = CancellationToken::new();
+    let watch = tokio::spawn(Arc::clone(&engine).watch(end.clone()));
+    let audit = tokio::spawn(Arc::clone(&engine).audit(end.clone()));
     // Cancelled after the last change, which is copied too.
     let work_done = CancellationToken::new();
     let backups = tokio::spawn(Arc::clone(engine.backups()).keep(work_done.clone()));
     let detached = Detached::default();
+    let metrics = Arc::new(Metrics::new().context("the metrics cannot be made")?);
+    let parts = Parts {
+        health: Health::default().with(Arc::clone(&engine) as Arc<dyn Check>).with(Arc::new(ending.clone())),
+        engine: Arc::clone(&engine),
+        exec: exec.clone(),
+        detached: detached.clone(),
+    };
+    if let Some(listener) = http {
+        let (health, source) = (parts.health.clone(), Arc::new(parts.clone()));
+        tokio::spawn(http::Endpoint { health, metrics: Arc::clone(&metrics), source }.serve(listener, end.clone()));
+    }
     let timeouts = engine.config().timeouts;
     let filesystems = Filesystems::new(exec, tools, timeouts.kill());
     let node = NodeService::new(Arc::clone(&engine), filesystems, detached.clone(), timeouts.node_answer());
     let registration = args.registration_socket.clone().zip(args.kubelet_csi_socket.clone());
     let registration = registration.map(|(socket, csi_socket)| {
         let (state, _) = tokio::sync::watch::channel(Registered::Waiting);
-        tokio::spawn(Registration { socket, csi_socket }.serve(state, shutdown.clone()))
+        tokio::spawn(Registration { socket, csi_socket }.serve(state, ending.asked.clone()))
     });
     tracing::info!(node = args.node_name, socket = %args.csi_socket.display(), version = env!("CARGO_PKG_VERSION"), "serving CSI");
-    let served = Server::builder()
+    let server = Server::builder()
+        .layer(Intake { metrics, ending: ending.asked.clone() })
         .add_service(IdentityServer::new(Identity))
         .add_service(ControllerServer::new(ControllerService::new(Arc::clone(&engine), detached.clone())))
         .add_service(NodeServer::new(node))
         .add_service(AdminServer::new(AdminService::new(Arc::clone(&engine), detached.clone())))
-        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), shutdown.clone().cancelled_owned());
-    // A client that keeps its connection open must not keep the driver from ending.
+        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), end.clone().cancelled_owned());
+    let mut server = tokio::spawn(server);
     let served = tokio::select! {
-        served = served => served.context("the CSI server failed"),
-        () = after(&shutdown, DRAIN) => Ok(()),
+        served = &mut server => served?.context("the CSI server failed"),
+        () = ending.asked.cancelled() => Ok(()),
         // Nobody can reach the driver any more, and nobody would notice: whoever restarts it makes a new socket.
         () = path.lost() => Err(anyhow::anyhow!("the socket {} was removed", args.csi_socket.display())),
     };
-    shutdown.cancel();
+    ending.asked.cancel();
+    let ended = parts.finish(timeouts.shutdown(), &ending.hurried).await;
+    end.cancel();
+    // The last answers are on their way. A client that keeps a request or a connection open does not keep the driver.
+    if ended.is_ok() && !server.is_finished() {
+        drop(tokio::time::timeout(LAST_ANSWERS, server).await);
+    }
     path.remove();
-    tracing::info!(running = detached.running(), "waiting for the operations under way");
-    detached.finish().await;
-    engine.finish_background().await;
-    watch.await?;
-    audit.await?;
     work_done.cancel();
-    backups.await?;
+    // A watch that waits for a hung disk, or a registration that waits for its client, is left to itself.
     if let Some(registration) = registration {
-        registration.await??;
+        match tokio::time::timeout(LAST_ANSWERS, registration).await {
+            Ok(registered) => registered??,
+            Err(_) => tracing::warn!("the registration with kubelet does not end"),
+        }
+    }
+    for background in [watch, audit, backups] {
+        drop(tokio::time::timeout(LAST_ANSWERS, background).await);
     }
     tracing::info!("ended");
-    served
+    served.and(ended)
 }
+
+/// How long the last answers may take to reach their callers.
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
 /// The journal that was opened.
 fn journal(opened: SledJournal) -> Arc<dyn Journal> {
@@ -119,12 +189,66 @@ fn journal(opened: SledJournal) -> Arc<dyn Journal> {
     Arc::new(opened)
 }
 
-/// How long requests under way are waited for at the end; the work behind them is waited for without a bound.
-const DRAIN: Duration = Duration::from_secs(5);
+/// The parts that know what runs and how things are.
+#[derive(Debug, Clone)]
+struct Parts {
+    engine: Arc<Engine>,
+    exec: Exec,
+    detached: Detached,
+    health: Health,
+}
 
-async fn after(shutdown: &CancellationToken, pause: Duration) {
-    shutdown.cancelled().await;
-    tokio::time::sleep(pause).await;
+impl Parts {
+    /// Waits for the operations under way.
+    ///
+    /// # Errors
+    /// Naming what still runs at the bound, or when it is not to be waited for any more.
+    async fn finish(&self, bound: Duration, hurried: &CancellationToken) -> anyhow::Result<()> {
+        let running = self.detached.running();
+        tracing::info!(operations = list(&running), bound_s = bound.as_secs(), "ending: waiting for what runs");
+        let all = async {
+            self.detached.finish().await;
+            self.engine.finish_background().await;
+        };
+        let why = tokio::select! {
+            () = all => return Ok(()),
+            () = tokio::time::sleep(bound) => format!("after {} s", bound.as_secs()),
+            () = hurried.cancelled() => "at the second signal".to_owned(),
+        };
+        let operations = list(&self.detached.running());
+        let commands = self.exec.running();
+        let commands: Vec<String> =
+            commands.iter().map(|command| format!("`{}` ({:.1} s)", command.line, command.age.as_secs_f64())).collect();
+        let commands = if commands.is_empty() { "none".to_owned() } else { commands.join(", ") };
+        tracing::error!(
+            operations,
+            commands,
+            "ending {why} although something still runs; the next start finds out what came of it"
+        );
+        anyhow::bail!("ended {why} while there still ran: {operations}; commands: {commands}")
+    }
+}
+
+fn list(operations: &[Operation]) -> String {
+    if operations.is_empty() {
+        return "none".to_owned();
+    }
+    operations.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+impl Source for Parts {
+    fn snapshot(&self) -> Snapshot {
+        let running = self.exec.running();
+        Snapshot {
+            commands: self.exec.counts(),
+            running: running.len(),
+            oldest: running.first().map(|command| command.age).unwrap_or_default(),
+            operations: self.detached.running().len(),
+            answered_early: self.detached.answered_early(),
+            groups: self.engine.group_health().into_iter().map(|group| (group.name, group.readable)).collect(),
+            ready: self.health.report().ready,
+        }
+    }
 }
 
 /// One driver per node: two would not know of each other's changes.

@@ -233,6 +233,42 @@ fn the_driver_takes_its_arguments() {
 }
 
 #[test]
+fn with_an_http_endpoint_the_kubelet_asks_it_and_no_disk_has_a_part_in_liveness() {
+    let without = Objects::with("");
+    assert!(without.arguments("driver").iter().all(|argument| !argument.starts_with("--http-address")));
+    assert_eq!(without.container("driver").get("readinessProbe"), None);
+    for (host, asked) in [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("10.1.2.3", "10.1.2.3")] {
+        let objects = Objects::with(&format!("driver: {{http: {{host: {host}, port: 9808}}}}"));
+        let driver = objects.container("driver");
+        let mut words = vec!["quarry-driver"];
+        words.extend(objects.arguments("driver"));
+        words.push("--node-name=n");
+        let Command::Run(run) = Cli::try_parse_from(words).unwrap().command else { panic!("not run") };
+        assert_eq!(run.http_address, Some(format!("{host}:9808").parse().unwrap()));
+        for (probe, path) in [("livenessProbe", "/livez"), ("readinessProbe", "/readyz")] {
+            assert_eq!(driver[probe]["httpGet"], json!({"host": asked, "port": 9808, "path": path}), "{probe}");
+            assert_eq!(driver[probe].get("exec"), None);
+        }
+        // It may take long to start, and serves HTTP only then.
+        assert!(driver["startupProbe"]["exec"].is_object());
+    }
+    let silent = Objects::with("driver: {http: {port: 9808, readinessProbe: false}}");
+    assert_eq!(silent.container("driver").get("readinessProbe"), None);
+}
+
+#[test]
+fn the_grace_period_is_longer_than_the_driver_takes_to_end() {
+    let grace = Objects::with("").pod()["terminationGracePeriodSeconds"].as_u64().unwrap();
+    assert!(grace >= Config::zero().timeouts.shutdown_seconds + 30, "{grace}");
+    let said = render("config: {timeouts: {shutdownSeconds: 280}}");
+    assert!(!said.exit.success(), "accepted");
+    for part in ["terminationGracePeriodSeconds is 300", "shutdownSeconds (280)"] {
+        assert!(said.stderr_text().contains(part), "{}", said.stderr_text());
+    }
+    Objects::with("config: {timeouts: {shutdownSeconds: 280}}\nterminationGracePeriodSeconds: 310");
+}
+
+#[test]
 fn without_a_configuration_the_driver_gets_none() {
     let objects = Objects::with("");
     assert_eq!(objects.configuration(), None);
@@ -290,6 +326,7 @@ fn a_mistake_in_the_values_is_named() {
         ("drivr: {}", "additional properties 'drivr' not allowed"),
         ("driver: {image: {tagg: a}}", "additional properties 'tagg' not allowed"),
         ("driver: {log: {format: xml}}", "at '/driver/log/format': value must be one of 'json', 'text'"),
+        ("driver: {http: {port: 70000}}", "at '/driver/http/port'"),
         ("kubeletDir: var/lib/kubelet", "at '/kubeletDir': 'var/lib/kubelet' does not match pattern"),
         ("kubeletDir: /var/lib/kubelet/", "at '/kubeletDir'"),
         ("csiProvisioner: {timeout: 30}", "at '/csiProvisioner/timeout'"),
@@ -327,7 +364,7 @@ fn the_values_file_the_schema_and_the_driver_know_the_same_keys() {
     // A configuration with every key that the schema knows is one that the driver takes.
     let full = "deviceClasses:\n- {name: a, volumeGroup: b, thinPool: c, poolPercent: 1, overprovisionRatio: 1, reserveBytes: 1, \
                 devices: [/dev/sda]}\nnodes:\n- {match: a, deviceClasses: []}\ntimeouts: {answerSeconds: 1, nodeAnswerSeconds: 1, \
-                killSeconds: 2}\n";
+                killSeconds: 2, shutdownSeconds: 1}\n";
     let written: Value = serde_saphyr::from_str(full).unwrap();
     let keys = |object: &Value| object.as_object().unwrap().keys().cloned().collect::<BTreeSet<_>>();
     let config = &schema["properties"]["config"]["properties"];

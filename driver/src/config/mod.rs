@@ -59,11 +59,13 @@ pub struct Timeouts {
     pub node_answer_seconds: u64,
     /// Seconds after which a state-changing command is killed; far longer, because a killed lvm leaves work half done.
     pub kill_seconds: u64,
+    /// Seconds that a driver asked to end lets its operations run on.
+    pub shutdown_seconds: u64,
 }
 
 impl Default for Timeouts {
     fn default() -> Self {
-        Self { answer_seconds: 10, node_answer_seconds: 100, kill_seconds: 1800 }
+        Self { answer_seconds: 10, node_answer_seconds: 100, kill_seconds: 1800, shutdown_seconds: 240 }
     }
 }
 
@@ -84,6 +86,12 @@ impl Timeouts {
     #[must_use]
     pub fn kill(&self) -> Duration {
         Duration::from_secs(self.kill_seconds)
+    }
+
+    /// After this a driver that was asked to end does so, whatever still runs.
+    #[must_use]
+    pub fn shutdown(&self) -> Duration {
+        Duration::from_secs(self.shutdown_seconds)
     }
 }
 

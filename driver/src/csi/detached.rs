@@ -4,9 +4,14 @@
 //! mount leaves things half done. So every operation runs in a task of its own, which holds the volume's lock to its
 //! end; the request only waits for it, up to a limit.
 //!
-//! **Invariant.** An operation that was begun is carried to its end, whatever becomes of the request.
+//! **Invariant.** An operation that was begun is carried to its end, whatever becomes of the request, unless the driver
+//! itself ends; then none is begun any more.
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -19,6 +24,72 @@ use crate::crash;
 #[derive(Debug, Clone, Default)]
 pub struct Detached {
     tasks: TaskTracker,
+    register: Arc<Register>,
+}
+
+/// Which operations run.
+#[derive(Debug, Default)]
+struct Register {
+    state: Mutex<State>,
+    answered_early: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// No operation is begun any more.
+    closed: bool,
+    next: u64,
+    running: BTreeMap<u64, (&'static str, String, Instant)>,
+}
+
+/// An operation that runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Operation {
+    /// What is done.
+    pub operation: &'static str,
+    /// To which volume.
+    pub volume: String,
+    /// For how long.
+    pub age: Duration,
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { operation, volume, age } = self;
+        write!(f, "{operation} of volume {volume} ({:.1} s)", age.as_secs_f64())
+    }
+}
+
+/// An entry in the register, struck out when dropped.
+struct Entry(Arc<Register>, u64);
+
+impl Register {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn begin(self: &Arc<Self>, operation: &'static str, volume: &str) -> Result<Entry, Status> {
+        let mut state = self.state();
+        if state.closed {
+            return Err(ending());
+        }
+        let number = state.next;
+        state.next += 1;
+        state.running.insert(number, (operation, volume.to_owned(), Instant::now()));
+        Ok(Entry(Arc::clone(self), number))
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.0.state().running.remove(&self.1);
+    }
+}
+
+/// The answer to a request that comes while the driver ends.
+#[must_use]
+pub fn ending() -> Status {
+    Status::unavailable("the driver is ending and takes no new requests; ask again when it has been started again")
 }
 
 impl Detached {
@@ -28,7 +99,8 @@ impl Detached {
     /// find it taken.
     ///
     /// # Errors
-    /// The work's own error; ABORTED at the limit, naming operation, volume and age; INTERNAL if the work panicked.
+    /// The work's own error; ABORTED at the limit, naming operation, volume and age; INTERNAL if the work panicked;
+    /// UNAVAILABLE, with nothing begun, once the driver ends.
     pub async fn run<T, E>(
         &self,
         operation: &'static str,
@@ -40,6 +112,7 @@ impl Detached {
         T: Send + 'static,
         E: Into<Status> + Send + 'static,
     {
+        let entry = self.register.begin(operation, volume)?;
         let start = Instant::now();
         // The first answer goes to the request; one that comes too late for it is told to the log.
         let (answer, mut answered) = tokio::sync::oneshot::channel();
@@ -48,6 +121,7 @@ impl Detached {
             crash::point(format_args!("call.{operation}.begin"));
             let outcome = work.await.map_err(Into::into);
             crash::point(format_args!("call.{operation}.reply"));
+            drop(entry);
             if let Err(late) = answer.send(outcome) {
                 report_late(operation, &name, start, late.err().as_ref());
             }
@@ -55,6 +129,7 @@ impl Detached {
         let Ok(outcome) = tokio::time::timeout(limit, &mut answered).await else {
             // The answer may have come in this very moment.
             return answered.try_recv().unwrap_or_else(|_| {
+                self.register.answered_early.fetch_add(1, Ordering::Relaxed);
                 let age = start.elapsed().as_secs_f64();
                 Err(Status::aborted(format!("{operation} of volume {volume} still runs after {age:.1} s; ask again")))
             });
@@ -65,16 +140,27 @@ impl Detached {
         }
     }
 
-    /// Waits until no operation runs any more; none may be begun after this was called.
+    /// Waits until no operation runs any more; none is begun after this was called.
     pub async fn finish(&self) {
+        self.register.state().closed = true;
         self.tasks.close();
         self.tasks.wait().await;
     }
 
-    /// How many operations run.
+    /// The operations that run, the oldest first.
     #[must_use]
-    pub fn running(&self) -> usize {
-        self.tasks.len()
+    pub fn running(&self) -> Vec<Operation> {
+        let state = self.register.state();
+        let operations = state.running.values();
+        operations
+            .map(|(operation, volume, since)| Operation { operation, volume: volume.clone(), age: since.elapsed() })
+            .collect()
+    }
+
+    /// How many requests were answered ABORTED at their limit while their work went on.
+    #[must_use]
+    pub fn answered_early(&self) -> u64 {
+        self.register.answered_early.load(Ordering::Relaxed)
     }
 }
 
@@ -105,8 +191,7 @@ fn why(ended: Result<(), tokio::task::JoinError>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::atomic::AtomicBool;
     use tonic::Code;
 
     const LIMIT: Duration = Duration::from_secs(10);
@@ -123,9 +208,11 @@ mod tests {
         let status = detached.run("staging", "n/pvc-1", LIMIT, work).await.unwrap_err();
         assert_eq!(status.code(), Code::Aborted);
         assert_eq!(status.message(), "staging of volume n/pvc-1 still runs after 10.0 s; ask again");
-        assert_eq!((detached.running(), done.load(Ordering::SeqCst)), (1, false));
+        assert!(!done.load(Ordering::SeqCst));
+        let running: Vec<String> = detached.running().iter().map(ToString::to_string).collect();
+        assert_eq!((running, detached.answered_early()), (vec!["staging of volume n/pvc-1 (10.0 s)".to_owned()], 1));
         detached.finish().await;
-        assert!(done.load(Ordering::SeqCst));
+        assert!(done.load(Ordering::SeqCst) && detached.running().is_empty());
     }
 
     #[tokio::test(start_paused = true)]
@@ -149,6 +236,21 @@ mod tests {
         assert_eq!(detached.run("x", "v", LIMIT, async { Ok::<_, Status>(7) }).await.unwrap(), 7);
         let refused = detached.run("x", "v", LIMIT, async { Err::<(), _>(Status::not_found("gone")) }).await;
         assert_eq!(refused.unwrap_err().code(), Code::NotFound);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_begun_once_the_end_has_come() {
+        let detached = Detached::default();
+        detached.finish().await;
+        let begun = Arc::new(AtomicBool::new(false));
+        let begin = Arc::clone(&begun);
+        let work = async move {
+            begin.store(true, Ordering::SeqCst);
+            Ok::<_, Status>(())
+        };
+        let status = detached.run("staging", "v", LIMIT, work).await.unwrap_err();
+        assert_eq!((status.code(), begun.load(Ordering::SeqCst)), (Code::Unavailable, false));
+        assert!(status.message().contains("the driver is ending"), "{status:?}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -11,6 +11,7 @@ pub mod capability;
 pub mod controller;
 pub mod detached;
 pub mod identity;
+pub mod intake;
 pub mod node;
 pub mod registration;
 pub mod socket;

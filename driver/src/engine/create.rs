@@ -15,6 +15,7 @@ use crate::volume::{Bytes, Content, LvName, Provisioning, Stage, Tags};
 use crate::config::DeviceClass;
 
 use super::group::{Group, Unreadable};
+use super::groups::Freshness;
 use super::room::{self, PoolNeeded};
 use super::{Engine, Volume};
 
@@ -203,7 +204,11 @@ impl Engine {
 
     /// The volume of that name wherever it is on this node, compared with the request.
     async fn existing(&self, request: &CreateRequest) -> Result<Option<Volume>, CreateError> {
-        let Some((group, reading)) = self.groups.locate(&request.lv).await? else { return Ok(None) };
+        let class = self.config.class(&request.device_class);
+        let own = class.and_then(|class| self.groups.by_name(&class.volume_group));
+        let freshness =
+            own.map_or(Freshness::All, |group| Freshness::For { group: group.uuid(), class: &request.device_class });
+        let Some((group, reading)) = self.groups.locate(&request.lv, freshness).await? else { return Ok(None) };
         let vg = group.name().to_owned();
         let lv = request.lv.clone();
         if !reading.is_ours(&lv) {

@@ -14,6 +14,7 @@ use crate::volume::{LvName, VolumeHandle};
 
 use super::Engine;
 use super::group::Unreadable;
+use super::groups::Freshness;
 use super::usage::{Usage, UsageError};
 
 /// Why a volume was not deleted.
@@ -113,7 +114,12 @@ impl Engine {
             return Err(DeleteError::OtherNode { handle: handle.clone(), here: self.node.to_string() });
         }
         let lv = &handle.lv;
-        let Some((group, _)) = self.groups.locate(lv).await? else {
+        let found = match self.groups.locate(lv, Freshness::All).await {
+            // Nobody but this driver could have made another one since.
+            Err(_) if self.deleted.has(lv) => return Ok(()),
+            found => found?,
+        };
+        let Some((group, _)) = found else {
             self.affirm_absent(lv).await?;
             return Ok(self.record_deleted(lv).await?);
         };
@@ -126,6 +132,11 @@ impl Engine {
                 true => Err(DeleteError::Foreign { vg, lv: lv.clone() }),
                 false => Err(DeleteError::Disappeared { vg, lv: lv.clone() }),
             };
+        }
+        // LVM changes nothing in a group without one of its disks.
+        if !reading.state().completeness.missing.is_empty() {
+            let what = reading.state().completeness.to_string();
+            return Err(Unreadable::Incomplete { vg, what }.into());
         }
         let Some(uuid) = reading.uuid_of(lv) else { return Err(DeleteError::Disappeared { vg, lv: lv.clone() }) };
         let usage = super::usage::of(reading.vg_uuid(), uuid).await?;
@@ -154,6 +165,7 @@ impl Engine {
         flush::flush(reading.devices()).await?;
         drop(writer);
         self.record_deleted(lv).await?;
+        self.deleted.note(lv);
         tracing::info!(volume = %lv, vg, "volume deleted");
         Ok(())
     }

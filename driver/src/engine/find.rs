@@ -4,6 +4,7 @@ use crate::volume::tags::{MARK, TagError};
 use crate::volume::{LvName, VolumeHandle};
 
 use super::group::Unreadable;
+use super::groups::Freshness;
 use super::{Engine, Volume};
 
 /// Why a volume was not found.
@@ -62,11 +63,27 @@ impl Engine {
     /// # Errors
     /// [`FindError`].
     pub async fn find(&self, handle: &VolumeHandle) -> Result<Volume, FindError> {
+        self.find_among(handle, Freshness::All).await
+    }
+
+    /// The volume with that handle as it was last seen, where its disk hangs; for telling of it, not for using it.
+    ///
+    /// # Errors
+    /// [`FindError`]; absent is a volume only where every group was read.
+    pub async fn find_known(&self, handle: &VolumeHandle) -> Result<Volume, FindError> {
+        match self.find_among(handle, Freshness::Known).await {
+            // Of a group that hangs the last reading says what was there, not that there is no more.
+            Err(FindError::Absent(_) | FindError::Lost { .. }) => self.find(handle).await,
+            told => told,
+        }
+    }
+
+    async fn find_among(&self, handle: &VolumeHandle, freshness: Freshness<'_>) -> Result<Volume, FindError> {
         if handle.node != self.node {
             return Err(FindError::OtherNode { handle: handle.clone(), here: self.node.to_string() });
         }
         let lv = &handle.lv;
-        let Some((group, reading)) = self.groups.locate(lv).await? else {
+        let Some((group, reading)) = self.groups.locate(lv, freshness).await? else {
             return Err(self.absent_or_lost(handle));
         };
         let vg = group.name().to_owned();
@@ -87,16 +104,16 @@ impl Engine {
         }
     }
 
-    /// All volumes of ours on this node, freshly read.
+    /// All volumes of ours on this node, freshly read; where a disk hangs, as they were last seen.
     ///
     /// # Errors
-    /// [`Unreadable`] when a group that holds or held volumes is not there or cannot be read whole: a shorter list
-    /// would say that its volumes are gone.
+    /// [`Unreadable`] when a group that holds or held volumes is not there or its metadata cannot be read: a shorter
+    /// list would say that its volumes are gone.
     pub async fn list(&self) -> Result<Vec<Volume>, Unreadable> {
         self.groups.none_gone()?;
         let mut all = Vec::new();
         for group in self.groups.all() {
-            let reading = group.read().await?;
+            let reading = group.read_or_known().await?;
             if !reading.state().completeness.unread.is_empty() {
                 let what = reading.state().completeness.to_string();
                 return Err(Unreadable::Incomplete { vg: group.name().to_owned(), what });

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::config::Config;
 use crate::lvm::block_devices::ListError;
@@ -34,7 +34,36 @@ pub struct Groups {
     system_dir: SystemDir,
     scanner: Scanner,
     groups: RwLock<BTreeMap<LvmUuid, Arc<Group>>>,
+    sights: RwLock<Sights>,
     turn: tokio::sync::Mutex<()>,
+}
+
+/// What the last look at all devices left open.
+#[derive(Debug, Clone, Default)]
+pub struct Sights {
+    /// The devices that could not be read, and why.
+    pub unread: BTreeMap<PathBuf, String>,
+    /// Groups that are wanted and were not found, and since when.
+    pub missing: BTreeMap<String, Instant>,
+}
+
+/// Which groups must be read anew for an answer, whatever it takes, and for which the last whole reading will do where a
+/// disk hangs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Freshness<'a> {
+    /// All are read: for whoever concludes that a volume is absent.
+    All,
+    /// The one in which a volume of this class is to be. A group that cannot be read, or not whole, keeps none from being
+    /// made elsewhere: what was in it when it was last read is known, and one that was not read since the start counts
+    /// only if it held volumes of the class.
+    For {
+        /// The group.
+        group: LvmUuid,
+        /// The class.
+        class: &'a str,
+    },
+    /// None need be: for whoever only tells what is known.
+    Known,
 }
 
 /// Why the groups could not be looked up.
@@ -62,6 +91,7 @@ impl Groups {
             system_dir,
             scanner: Scanner::new(READ_LIMIT),
             groups: RwLock::default(),
+            sights: RwLock::default(),
             turn: tokio::sync::Mutex::new(()),
         }
     }
@@ -76,7 +106,7 @@ impl Groups {
         let ours = self.select(all);
         // A disk that could not be read says nothing: a group on it stays known, and says itself what is wrong with it.
         let is_found = |group: &Group| ours.iter().any(|found| found.state.group.uuid == group.uuid());
-        let on_unread = |group: &Group| group.known().devices().iter().any(|device| unread.contains(device));
+        let on_unread = |group: &Group| group.known().devices().iter().any(|device| unread.contains_key(device));
         let kept: Vec<Arc<Group>> =
             self.all().into_iter().filter(|group| !is_found(group) && on_unread(group)).collect();
         let mut devices: Vec<ListedDevice> = ours.iter().flat_map(|found| listed_devices(&found.state)).collect();
@@ -86,12 +116,16 @@ impl Groups {
         for Found { state, listed } in ours {
             let reading = Reading::new(state);
             let uuid = reading.vg_uuid();
-            if !reading.is_complete() {
+            let known_trouble = self.by_uuid(uuid).is_ok_and(|group| group.condition().trouble.is_some());
+            if !reading.is_complete() && !known_trouble {
                 tracing::error!(vg = reading.name(), what = %reading.state().completeness, "volume group is not whole");
             }
             let group = match self.by_uuid(uuid) {
                 Ok(known) => {
-                    known.learn(reading)?;
+                    // What was read without the disk that could not be is less than what is known.
+                    if reading.is_complete() || !on_unread(&known) {
+                        known.learn(reading)?;
+                    }
                     known
                 }
                 Err(_) => {
@@ -104,15 +138,39 @@ impl Groups {
         }
         found.extend(kept.into_iter().map(|group| (group.uuid(), group)));
         *self.groups.write().unwrap_or_else(PoisonError::into_inner) = found;
+        self.note_sights(unread);
         Ok(())
+    }
+
+    fn note_sights(&self, unread: BTreeMap<PathBuf, String>) {
+        // Looked at every few seconds while something is amiss, told once.
+        let before = self.sights().unread;
+        for (device, problem) in unread.iter().filter(|(device, _)| !before.contains_key(*device)) {
+            tracing::warn!(device = %device.display(), problem, "a block device is left out");
+        }
+        for device in before.keys().filter(|device| !unread.contains_key(*device)) {
+            tracing::info!(device = %device.display(), "a block device is no longer left out");
+        }
+        let classes = self.config.device_classes.iter().map(|class| class.volume_group.clone());
+        let wanted = classes.filter(|vg| self.by_name(vg).is_none()).chain(self.gone().into_iter().map(|(_, vg)| vg));
+        let mut sights = self.sights.write().unwrap_or_else(PoisonError::into_inner);
+        let since = |vg: &String| sights.missing.get(vg).copied().unwrap_or_else(Instant::now);
+        let missing = wanted.map(|vg| (vg.clone(), since(&vg))).collect();
+        *sights = Sights { unread, missing };
+    }
+
+    /// What the last look at all devices left open.
+    #[must_use]
+    pub fn sights(&self) -> Sights {
+        self.sights.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// All groups on the node: those on devices that the configuration lists, and those on any other device unless
     /// every class lists its own; and the devices that could not be read.
-    async fn discover(&self) -> Result<(Vec<Found>, BTreeSet<PathBuf>), ListError> {
+    async fn discover(&self) -> Result<(Vec<Found>, BTreeMap<PathBuf, String>), ListError> {
         let classes = &self.config.device_classes;
         let listed: Vec<PathBuf> = classes.iter().flat_map(|class| class.devices.iter().cloned()).collect();
-        let (mut all, mut unread) = (Vec::new(), BTreeSet::new());
+        let (mut all, mut unread) = (Vec::new(), BTreeMap::new());
         if !listed.is_empty() {
             all.extend(found(self.scanner.scan(&listed).await?, &listed, &mut unread));
         }
@@ -172,7 +230,11 @@ impl Groups {
     /// [`Unreadable::Gone`] when it is not there any more.
     pub fn by_uuid(&self, uuid: LvmUuid) -> Result<Arc<Group>, Unreadable> {
         let groups = self.groups.read().unwrap_or_else(PoisonError::into_inner);
-        groups.get(&uuid).cloned().ok_or_else(|| Unreadable::Gone { vg: String::new(), uuid: uuid.to_string() })
+        groups.get(&uuid).cloned().ok_or_else(|| {
+            let uuid = uuid.to_string();
+            let vg = self.pins.all().into_iter().find(|(pinned, _)| *pinned == uuid).map(|(_, name)| name);
+            Unreadable::Gone { vg: vg.unwrap_or_default(), uuid }
+        })
     }
 
     /// The group of that name, if it is in use.
@@ -181,18 +243,44 @@ impl Groups {
         self.all().into_iter().find(|group| group.name() == name)
     }
 
-    /// The group that has a logical volume of that name, freshly read: one of ours before any other. `None` says that
-    /// none has, affirmed: all were read whole.
+    /// The group that has a logical volume of that name: one of ours before any other, and as soon as it is seen,
+    /// whatever other groups do. `None` says that none has, affirmed as far as `freshness` asks.
     ///
     /// # Errors
     /// [`Unreadable`] when no volume of ours was found and some group could not be read whole, or is gone.
-    pub async fn locate(&self, lv: &LvName) -> Result<Option<(Arc<Group>, Arc<Reading>)>, Unreadable> {
-        let (mut foreign, mut trouble) = (None, None);
+    pub async fn locate(
+        &self,
+        lv: &LvName,
+        freshness: Freshness<'_>,
+    ) -> Result<Option<(Arc<Group>, Arc<Reading>)>, Unreadable> {
+        let mut reads = tokio::task::JoinSet::new();
         for group in self.all() {
-            match group.read().await {
-                Ok(reading) if reading.is_ours(lv) => return Ok(Some((group, reading))),
+            let known = freshness == Freshness::Known;
+            let beside = matches!(freshness, Freshness::For { group: own, .. } if own != group.uuid());
+            reads.spawn(async move {
+                let read = match (known, beside) {
+                    (true, _) => group.read_or_known().await,
+                    (_, true) => Ok(group.read_or_known().await.unwrap_or_else(|_| group.known())),
+                    (false, false) => group.read().await,
+                };
+                (group, read, beside)
+            });
+        }
+        let (mut foreign, mut trouble) = (None, None);
+        while let Some(read) = reads.join_next().await {
+            let Ok((group, read, beside)) = read else {
+                let source = "reading it was cut off".into();
+                trouble = Some(Unreadable::Group { vg: "?".to_owned(), source });
+                continue;
+            };
+            match read {
+                Ok(reading) if reading.is_ours(lv) => {
+                    // The other reads go on to their ends, and are noted.
+                    reads.detach_all();
+                    return Ok(Some((group, reading)));
+                }
                 Ok(reading) => {
-                    if !reading.is_complete() {
+                    if !reading.is_complete() && !beside {
                         let what = reading.state().completeness.to_string();
                         trouble = Some(Unreadable::Incomplete { vg: group.name().to_owned(), what });
                     }
@@ -203,9 +291,12 @@ impl Groups {
                 Err(error) => trouble = Some(error),
             }
         }
-        match trouble {
-            Some(error) => Err(error),
-            None => self.none_gone().map(|()| foreign),
+        match (trouble, freshness) {
+            (Some(error), _) => Err(error),
+            (None, Freshness::For { class, .. }) => {
+                self.none_gone_of(|uuid| self.pins.may_hold(uuid, class)).map(|()| foreign)
+            }
+            (None, _) => self.none_gone().map(|()| foreign),
         }
     }
 
@@ -222,12 +313,22 @@ impl Groups {
     /// # Errors
     /// [`Unreadable::Gone`] naming the first that is not.
     pub fn none_gone(&self) -> Result<(), Unreadable> {
-        let here = self.groups.read().unwrap_or_else(PoisonError::into_inner);
-        let is_here = |uuid: &str| here.keys().any(|known| known.to_string() == uuid);
-        match self.pins.all().into_iter().find(|(uuid, _)| !is_here(uuid)) {
+        self.none_gone_of(|_| true)
+    }
+
+    fn none_gone_of(&self, concerns: impl Fn(&str) -> bool) -> Result<(), Unreadable> {
+        match self.gone().into_iter().find(|(uuid, _)| concerns(uuid)) {
             Some((uuid, vg)) => Err(Unreadable::Gone { vg, uuid }),
             None => Ok(()),
         }
+    }
+
+    /// The groups that held volumes when they were last seen and are not there: UUID and name.
+    #[must_use]
+    pub fn gone(&self) -> Vec<(String, String)> {
+        let here = self.groups.read().unwrap_or_else(PoisonError::into_inner);
+        let is_here = |uuid: &str| here.keys().any(|known| known.to_string() == uuid);
+        self.pins.all().into_iter().filter(|(uuid, _)| !is_here(uuid)).collect()
     }
 }
 
@@ -238,12 +339,10 @@ struct Found {
     listed: Vec<PathBuf>,
 }
 
-/// The groups of a scan, its problems logged, the devices with problems noted.
-fn found(discovery: Discovery, listed: &[PathBuf], unread: &mut BTreeSet<PathBuf>) -> Vec<Found> {
+/// The groups of a scan, the devices with problems noted.
+fn found(discovery: Discovery, listed: &[PathBuf], unread: &mut BTreeMap<PathBuf, String>) -> Vec<Found> {
     for trouble in &discovery.problems {
-        let (device, problem) = (trouble.device.display(), chain(&trouble.problem));
-        tracing::warn!(%device, problem, "a block device is left out");
-        unread.insert(trouble.device.clone());
+        unread.insert(trouble.device.clone(), chain(&trouble.problem));
     }
     discovery.groups.into_iter().map(|state| Found { state, listed: listed.to_vec() }).collect()
 }

@@ -9,10 +9,12 @@ mod audit;
 mod backups;
 mod create;
 mod delete;
+mod deleted;
 mod find;
 mod forget;
 mod group;
 mod groups;
+mod health;
 mod locks;
 mod pins;
 mod prepare;
@@ -45,7 +47,8 @@ pub use create::{CreateError, CreateRequest};
 pub use delete::DeleteError;
 pub use find::FindError;
 pub use forget::ForgetError;
-pub use group::{Group, Unreadable};
+pub use group::{Condition, Group, Unreadable};
+pub use health::GroupHealth;
 pub use locks::{Busy, VolumeGuard, VolumeLocks};
 pub use prepare::{PrepareError, StageError};
 pub use reading::Reading;
@@ -67,6 +70,7 @@ pub struct Engine {
     lvm_system_dir: PathBuf,
     locks: VolumeLocks,
     backups: Arc<backups::Backups>,
+    deleted: deleted::Deleted,
     journal: Arc<dyn Journal>,
     background: TaskTracker,
     /// Ends what waits in the background.

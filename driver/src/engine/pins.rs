@@ -1,13 +1,16 @@
 //! Which volume groups hold volumes of ours, kept across restarts.
 //!
 //! A group that held volumes and is not found now makes nothing absent: its disk may come back. And a group is known by
-//! its UUID: another one of the same name is not it.
+//! its UUID: another one of the same name is not it. Which device classes its volumes are of is kept too: a volume of
+//! another class is not among those that cannot be seen.
+//!
+//! **Invariant.** Asking never waits for a disk, also while the file is being written.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
@@ -16,11 +19,21 @@ use crate::crash;
 /// The file's name in the state folder.
 const FILE: &str = "volume-groups.json";
 
-/// The groups that hold volumes: name by UUID.
+/// The groups that hold volumes.
 #[derive(Debug)]
 pub struct Pins {
     path: PathBuf,
-    groups: Mutex<BTreeMap<String, String>>,
+    groups: Mutex<BTreeMap<String, Pin>>,
+    /// Held while the file is written.
+    writing: Mutex<()>,
+}
+
+/// A group that holds volumes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Pin {
+    name: String,
+    /// The device classes of its volumes; nothing where they are not known.
+    classes: Option<BTreeSet<String>>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -29,6 +42,9 @@ struct File {
     version: u32,
     /// Name by UUID.
     groups: BTreeMap<String, String>,
+    /// Device classes by UUID.
+    #[serde(default)]
+    classes: BTreeMap<String, BTreeSet<String>>,
 }
 
 const VERSION: u32 = 1;
@@ -82,39 +98,64 @@ impl Pins {
                 if file.version != VERSION {
                     return Err(PinError::Newer { path, version: file.version });
                 }
-                file.groups
+                let mut classes = file.classes;
+                let pin = |(uuid, name)| {
+                    let classes = classes.remove(&uuid);
+                    (uuid, Pin { name, classes })
+                };
+                file.groups.into_iter().map(pin).collect()
             }
         };
-        Ok(Self { path, groups: Mutex::new(groups) })
+        Ok(Self { path, groups: Mutex::new(groups), writing: Mutex::new(()) })
+    }
+
+    fn groups(&self) -> MutexGuard<'_, BTreeMap<String, Pin>> {
+        self.groups.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The groups that hold volumes as far as is known: UUID and name.
     #[must_use]
     pub fn all(&self) -> Vec<(String, String)> {
-        let groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
-        groups.iter().map(|(uuid, name)| (uuid.clone(), name.clone())).collect()
+        self.groups().iter().map(|(uuid, pin)| (uuid.clone(), pin.name.clone())).collect()
     }
 
     /// The UUID that a group of that name must have.
     #[must_use]
     pub fn uuid_of(&self, name: &str) -> Option<String> {
-        let groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
-        groups.iter().find(|(_, pinned)| *pinned == name).map(|(uuid, _)| uuid.clone())
+        self.groups().iter().find(|(_, pin)| pin.name == name).map(|(uuid, _)| uuid.clone())
     }
 
-    /// Notes whether a group holds volumes; the file is written when that is new.
+    /// Whether volumes of that device class may be in the group.
+    #[must_use]
+    pub fn may_hold(&self, uuid: &str, class: &str) -> bool {
+        let groups = self.groups();
+        // A class without a name: one that a volume's tags did not tell.
+        let holds = |classes: &BTreeSet<String>| classes.contains(class) || classes.contains("");
+        groups.get(uuid).is_some_and(|pin| pin.classes.as_ref().is_none_or(holds))
+    }
+
+    /// Notes of which classes a group holds volumes, none at all where it holds no volumes; the file is written when that
+    /// is new.
     ///
     /// # Errors
     /// [`PinError::Io`].
-    pub fn note(&self, uuid: &str, name: &str, holds: bool) -> Result<(), PinError> {
-        let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = if holds { groups.insert(uuid.to_owned(), name.to_owned()) } else { groups.remove(uuid) };
-        let unchanged = if holds { before.as_deref() == Some(name) } else { before.is_none() };
-        if unchanged {
+    pub fn note(&self, uuid: &str, name: &str, classes: BTreeSet<String>) -> Result<(), PinError> {
+        let wanted = (!classes.is_empty()).then(|| Pin { name: name.to_owned(), classes: Some(classes) });
+        if self.groups().get(uuid) == wanted.as_ref() {
             return Ok(());
         }
-        let file = File { version: VERSION, groups: groups.clone() };
-        self.write(&file).map_err(|source| PinError::Io { action: "write", path: self.path.clone(), source })
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut groups = self.groups().clone();
+        match wanted {
+            Some(pin) => groups.insert(uuid.to_owned(), pin),
+            None => groups.remove(uuid),
+        };
+        let classes = groups.iter().filter_map(|(uuid, pin)| Some((uuid.clone(), pin.classes.clone()?)));
+        let names = groups.iter().map(|(uuid, pin)| (uuid.clone(), pin.name.clone()));
+        let file = File { version: VERSION, groups: names.collect(), classes: classes.collect() };
+        self.write(&file).map_err(|source| PinError::Io { action: "write", path: self.path.clone(), source })?;
+        *self.groups() = groups;
+        Ok(())
     }
 
     /// Forgets groups by name or UUID; those that were noted.
@@ -125,7 +166,7 @@ impl Pins {
         let of: Vec<(String, String)> =
             self.all().into_iter().filter(|(uuid, name)| uuid == group || name == group).collect();
         for (uuid, name) in &of {
-            self.note(uuid, name, false)?;
+            self.note(uuid, name, BTreeSet::new())?;
         }
         Ok(of)
     }
@@ -155,12 +196,21 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let pins = Pins::open(dir.path()).unwrap();
         assert!(pins.all().is_empty());
-        pins.note("u1", "quarry", true).unwrap();
-        pins.note("u2", "fast", true).unwrap();
-        pins.note("u2", "fast", false).unwrap();
+        let classes = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
+        pins.note("u1", "quarry", classes(&["a", "b"])).unwrap();
+        pins.note("u2", "fast", classes(&["a"])).unwrap();
+        pins.note("u2", "fast", classes(&[])).unwrap();
         let pins = Pins::open(dir.path()).unwrap();
         assert_eq!(pins.all(), [("u1".to_owned(), "quarry".to_owned())]);
         assert_eq!(pins.uuid_of("quarry").as_deref(), Some("u1"));
+        assert!(pins.may_hold("u1", "b") && !pins.may_hold("u1", "c") && !pins.may_hold("u2", "a"));
+    }
+
+    #[test]
+    fn a_group_whose_classes_were_not_noted_may_hold_volumes_of_any() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(FILE), "{\"version\":1,\"groups\":{\"u1\":\"quarry\"}}").unwrap();
+        assert!(Pins::open(dir.path()).unwrap().may_hold("u1", "any"));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! One reading of a volume group: what its metadata said at one moment.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -106,6 +107,17 @@ impl Reading {
     #[must_use]
     pub fn holds_volumes(&self) -> bool {
         self.state.group.logical_volumes.values().any(is_ours)
+    }
+
+    /// The device classes of the volumes of ours. A volume whose tags do not tell it counts as one of a class without a name.
+    #[must_use]
+    pub fn classes(&self) -> BTreeSet<String> {
+        let ours = self.state.group.logical_volumes.values().filter(|lv| is_ours(lv));
+        let class = |lv: &model::LogicalVolume| {
+            let tags = Tags::parse(&lv.tags.iter().cloned().collect());
+            tags.map_or_else(|_| String::new(), |tags| tags.class)
+        };
+        ours.map(class).collect()
     }
 
     fn describe(&self, node: &TopologyValue, lv: LvName, found: &model::LogicalVolume) -> Result<Volume, TagError> {

@@ -50,6 +50,7 @@ impl Engine {
         group: &Group,
         claim: Option<Claim>,
     ) -> Result<(), JournalError> {
+        self.deleted.forget(lv);
         let operation = Operation {
             kind: OperationKind::Create,
             vg: group.name().to_owned(),

@@ -23,6 +23,7 @@ use crate::volume::TopologyValue;
 
 use super::Engine;
 use super::backups::Backups;
+use super::deleted::Deleted;
 use super::groups::{Groups, ScanError};
 use super::locks::VolumeLocks;
 use super::pins::{PinError, Pins};
@@ -108,6 +109,7 @@ impl Engine {
             runner,
             locks: VolumeLocks::default(),
             backups,
+            deleted: Deleted::default(),
             journal: settings.journal,
             background: TaskTracker::new(),
             stop: CancellationToken::new(),
@@ -226,76 +228,80 @@ impl Engine {
     /// and slowly by a timer. Ends when `shutdown` is cancelled.
     pub async fn watch(self: Arc<Self>, shutdown: CancellationToken) {
         let (watch, mut events) = Watch::start(WatchOptions::default());
+        let mut watched = Vec::new();
+        // Groups that are not there cannot be watched. Its own clock: events of one group must not put off the others.
+        let mut period = tokio::time::interval(MISSING_PERIOD);
+        period.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            let groups = self.groups.all();
-            let watched = groups
-                .iter()
-                .map(|group| WatchedGroup { name: group.name().to_owned(), devices: group.known().devices() });
-            watch.set(watched.collect());
-            loop {
-                let event = tokio::select! {
-                    () = shutdown.cancelled() => return,
-                    event = events.next() => event,
-                    // Groups that are not there cannot be watched.
-                    () = tokio::time::sleep(MISSING_PERIOD), if self.lacks_groups() => {
-                        if self.look_again(&BTreeSet::new()).await && self.groups.all().len() != groups.len() {
-                            break;
-                        }
-                        continue;
+            // Told only what is new: each group that the watch is told of is looked at again.
+            let groups = self.watched();
+            if groups != watched {
+                watch.set(groups.clone());
+                watched = groups;
+            }
+            let event = tokio::select! {
+                () = shutdown.cancelled() => return,
+                event = events.next() => event,
+                _ = period.tick() => {
+                    if self.lacks_groups() {
+                        self.look_again(&BTreeSet::new()).await;
                     }
-                    () = tokio::time::sleep(MISSING_PERIOD), if self.recovery_put_off.load(Ordering::Relaxed) => {
+                    if self.recovery_put_off.load(Ordering::Relaxed) {
                         self.recover().await;
-                        continue;
                     }
-                };
-                match event {
-                    None => return tracing::error!("the watch over the volume groups ended"),
-                    Some(WatchEvent::Blind { path, why }) => {
-                        tracing::warn!(path = %path.display(), why, "changes are noticed by a timer only");
-                    }
-                    Some(WatchEvent::Sees { path }) => tracing::info!(path = %path.display(), "watched again"),
-                    Some(WatchEvent::MayHaveChanged { groups, .. }) => {
-                        if self.look_again(&groups).await {
-                            break;
-                        }
-                    }
+                    continue;
                 }
+            };
+            match event {
+                None => return tracing::error!("the watch over the volume groups ended"),
+                Some(WatchEvent::Blind { path, why }) => {
+                    tracing::warn!(path = %path.display(), why, "changes are noticed by a timer only");
+                }
+                Some(WatchEvent::Sees { path }) => tracing::info!(path = %path.display(), "watched again"),
+                Some(WatchEvent::MayHaveChanged { groups, .. }) => self.look_again(&groups).await,
             }
         }
     }
 
-    /// Whether a group is not there that a class names, or that held volumes.
-    fn lacks_groups(&self) -> bool {
-        let lacks = |class: &DeviceClass| self.groups.by_name(&class.volume_group).is_none();
-        self.config.device_classes.iter().any(lacks) || self.groups.none_gone().is_err()
+    fn watched(&self) -> Vec<WatchedGroup> {
+        let groups = self.groups.all().into_iter();
+        groups.map(|group| WatchedGroup { name: group.name().to_owned(), devices: group.known().devices() }).collect()
     }
 
-    /// Reads groups again. True when all devices were looked at anew, so that other ones may have to be watched.
-    async fn look_again(self: &Arc<Self>, names: &BTreeSet<String>) -> bool {
+    /// Whether a group is not there that a class names, or that held volumes; or is there and was not read whole.
+    fn lacks_groups(&self) -> bool {
+        let lacks = |class: &DeviceClass| self.groups.by_name(&class.volume_group).is_none();
+        self.config.device_classes.iter().any(lacks)
+            || self.groups.none_gone().is_err()
+            || self.groups.all().iter().any(|group| group.condition().trouble.is_some())
+    }
+
+    /// Reads groups again, and looks at all devices anew where one of the groups is not as it should be.
+    async fn look_again(self: &Arc<Self>, names: &BTreeSet<String>) {
         let known: BTreeSet<LvmUuid> = self.groups.all().iter().map(|group| group.uuid()).collect();
         let mut rescan = self.lacks_groups();
+        // At the same time: one that hangs must not keep the others' changes from being seen.
+        let mut reads = tokio::task::JoinSet::new();
         for group in self.groups.all().into_iter().filter(|group| names.contains(group.name())) {
-            match group.read().await {
+            reads.spawn(async move { group.read().await });
+        }
+        while let Some(read) = reads.join_next().await {
+            match read {
                 // A physical volume that we do not know was added, or one is missing that may be back.
-                Ok(reading) => rescan |= !reading.state().completeness.missing.is_empty(),
-                Err(error) => {
+                Ok(Ok(reading)) => rescan |= !reading.state().completeness.missing.is_empty(),
+                Ok(Err(error)) => {
                     tracing::warn!(error = chain(&error), "a volume group was not read");
                     rescan = true;
                 }
+                Err(_) => rescan = true,
             }
         }
         if !rescan {
-            return false;
+            return;
         }
         match self.groups.scan().await {
-            Ok(()) => {
-                self.take_up(&known).await;
-                true
-            }
-            Err(error) => {
-                tracing::error!(error = chain(&error), "cannot look for volume groups");
-                false
-            }
+            Ok(()) => self.take_up(&known).await,
+            Err(error) => tracing::error!(error = chain(&error), "cannot look for volume groups"),
         }
     }
 }

@@ -1,25 +1,29 @@
 //! The only code that starts processes.
 //!
 //! A command is an argument vector, never a shell line. Both of its pipes are drained at once, so no amount of output
-//! can block it. It runs in a process group of its own; at its limit the whole group is killed, because a killed
+//! can block it, and of a flood of errors only the beginning and the end are kept. It runs in a process group of its own; at its limit the whole group is killed, because a killed
 //! parent's children would otherwise hold the pipes and go on.
 //!
 //! **Invariant.** [`Exec::run`] ends only when the process is gone. Whoever waits for it with a shorter patience (a
 //! gRPC request) leaves it running and keeps the volume's lock with it. So "the command ended" is never a guess, and a
 //! process that cannot be killed (D state) costs one thread, not one per retry.
 
+mod excerpt;
+mod ledger;
 mod tools;
 
-use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::crash;
 
+use ledger::Ledger;
+
+pub use ledger::{Counts, Kind, Running};
 pub use tools::{MissingTool, Tool, Tools};
 
 /// One command line, ready to run.
@@ -61,9 +65,16 @@ impl Invocation {
 
     /// What crash points call it: the program, and lvm's verb.
     fn name(&self) -> impl fmt::Display {
-        let verb = self.arguments.first().filter(|_| self.tool.name() == "lvm");
-        let verb = verb.map_or_else(String::new, |verb| format!("-{}", verb.to_string_lossy()));
-        format!("exec.{}{verb}", self.tool.name())
+        let Kind { program, verb } = self.kind();
+        if verb.is_empty() { format!("exec.{program}") } else { format!("exec.{program}-{verb}") }
+    }
+
+    /// What it counts as: for `lvm` with its verb, for other programs without words.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        let program = self.tool.name();
+        let verb = self.arguments.first().filter(|_| program == "lvm").map(|verb| verb.to_string_lossy().into_owned());
+        Kind { program: program.to_owned(), verb: verb.unwrap_or_default() }
     }
 
     /// The command line as a person would read it, for logs and errors.
@@ -87,7 +98,7 @@ pub struct Output {
     pub exit: Exit,
     /// Everything it wrote to standard output.
     pub stdout: Vec<u8>,
-    /// Everything it wrote to standard error, invalid UTF-8 replaced, trimmed.
+    /// What it wrote to standard error, invalid UTF-8 replaced, trimmed, of very much only the beginning and the end.
     pub stderr: String,
     /// How long it ran.
     pub duration: Duration,
@@ -181,10 +192,10 @@ fn say(stderr: &str) -> String {
     if stderr.is_empty() { String::new() } else { format!(": {}", stderr.replace('\n', "; ")) }
 }
 
-/// Runs commands and counts them.
+/// Runs commands, counts them and knows which run.
 #[derive(Debug, Clone, Default)]
 pub struct Exec {
-    started: Arc<Mutex<BTreeMap<String, u64>>>,
+    ledger: Arc<Ledger>,
 }
 
 impl Exec {
@@ -195,21 +206,27 @@ impl Exec {
     /// # Errors
     /// [`ExecError`]; a process that ended with any exit code is an [`Output`], not an error.
     pub async fn run(&self, invocation: Invocation) -> Result<Output, ExecError> {
-        self.count(&invocation);
         let line = invocation.line();
-        let outcome = tokio::task::spawn_blocking(move || run_blocking(&invocation)).await;
+        let entry = Ledger::begin(&self.ledger, invocation.kind(), line.clone());
+        let outcome = tokio::task::spawn_blocking(move || {
+            let outcome = run_blocking(&invocation);
+            entry.end(matches!(outcome, Err(ExecError::Killed { .. })));
+            outcome
+        })
+        .await;
         outcome.unwrap_or_else(|join| Err(ExecError::Lost { line, source: std::io::Error::other(join) }))
     }
 
-    /// How many processes were started, by tool.
+    /// The commands that run now, the oldest first.
     #[must_use]
-    pub fn started(&self) -> BTreeMap<String, u64> {
-        self.started.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub fn running(&self) -> Vec<Running> {
+        self.ledger.running()
     }
 
-    fn count(&self, invocation: &Invocation) {
-        let mut started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
-        *started.entry(invocation.tool.name().to_owned()).or_default() += 1;
+    /// How many processes were started and how many of them killed at their limit, by what they are.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.ledger.counts()
     }
 }
 
@@ -224,18 +241,21 @@ fn run_blocking(invocation: &Invocation) -> Result<Output, ExecError> {
     let name = invocation.name();
     crash::point(format_args!("{name}.before"));
     let start = Instant::now();
+    let not_started = |source| ExecError::Start { line: line.clone(), source };
+    let (errors, stderr) = std::io::pipe().map_err(not_started)?;
+    let errors = excerpt::drain(errors).map_err(not_started)?;
     let handle = duct::cmd(PathBuf::from(invocation.tool.path()), &invocation.arguments)
         .full_env(environment)
         .stdin_null()
         .stdout_capture()
-        .stderr_capture()
+        .stderr_file(stderr)
         .unchecked()
         .before_spawn(|command| {
             command.process_group(0);
             Ok(())
         })
         .start()
-        .map_err(|source| ExecError::Start { line: line.clone(), source })?;
+        .map_err(not_started)?;
 
     // One command, one process.
     let runs = handle.pids().first().map(|pid| crash::running(*pid));
@@ -264,13 +284,7 @@ fn run_blocking(invocation: &Invocation) -> Result<Output, ExecError> {
         (Some(code), _) => Exit::Code(code),
         (None, signal) => Exit::Signal(signal.unwrap_or(0)),
     };
-    Ok(Output {
-        line,
-        exit,
-        stdout: output.stdout.clone(),
-        stderr: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
-        duration,
-    })
+    Ok(Output { line, exit, stdout: output.stdout.clone(), stderr: errors.text(), duration })
 }
 
 fn kill_group(pid: u32, line: &str) {
@@ -295,9 +309,11 @@ mod tests {
         let script = "head -c 300000 /dev/zero | tr '\\0' e >&2; echo ok";
         let output = Exec::default().run(sh(script, Duration::from_secs(60))).await.unwrap();
         assert_eq!(
-            (output.exit, output.stdout.as_slice(), output.stderr.len()),
-            (Exit::Code(0), &b"ok\n"[..], 300_000)
+            (output.exit, output.stdout.as_slice(), output.stderr.len() < 10_000),
+            (Exit::Code(0), &b"ok\n"[..], true)
         );
+        assert!(output.stderr.starts_with("eee") && output.stderr.ends_with("eee"), "{}", output.stderr);
+        assert!(output.stderr.contains(" bytes left out"), "{}", output.stderr);
     }
 
     #[tokio::test]
@@ -333,6 +349,21 @@ mod tests {
         let exec = Exec::default();
         exec.run(sh("true", Duration::from_secs(60))).await.unwrap();
         exec.run(sh("true", Duration::from_secs(60))).await.unwrap();
-        assert_eq!(exec.started().get("sh"), Some(&2));
+        let kind = Kind { program: "sh".to_owned(), verb: String::new() };
+        assert_eq!(exec.counts().started.get(&kind), Some(&2));
+        assert!(exec.running().is_empty() && exec.counts().killed.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_command_is_shown_while_it_runs_and_counted_when_killed() {
+        let exec = Exec::default();
+        let (other, command) = (exec.clone(), sh("exec sleep 60", Duration::from_millis(300)));
+        let task = tokio::spawn(async move { other.run(command).await });
+        while exec.running().is_empty() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert!(exec.running()[0].line.contains("exec sleep 60"), "{:?}", exec.running());
+        assert!(matches!(task.await.unwrap(), Err(ExecError::Killed { .. })));
+        assert_eq!((exec.running().len(), exec.counts().killed.values().sum::<u64>()), (0, 1));
     }
 }

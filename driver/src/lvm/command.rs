@@ -1,6 +1,7 @@
 //! One LVM command line: the verb and its words, and what may be done when it does not end.
 
 use std::fmt;
+use std::path::Path;
 
 /// Whether a command changes LVM's or device-mapper's state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +72,23 @@ impl Command {
         tags.into_iter().fold(self, |command, tag| command.option("--addtag", tag.as_ref()))
     }
 
+    /// Has LVM look at these devices alone, whatever its devices file says: it reads every device it may use, and would
+    /// hang on one of another volume group that hangs. The last word stays the last.
+    #[must_use]
+    pub fn on_devices<'a>(mut self, devices: impl IntoIterator<Item = &'a Path>) -> Self {
+        let devices: Vec<String> = devices.into_iter().map(|device| device.display().to_string()).collect();
+        if !devices.is_empty() && !self.words.is_empty() {
+            self.words.splice(1..1, ["--devices".to_owned(), devices.join(",")]);
+        }
+        self
+    }
+
+    /// The verb.
+    #[must_use]
+    pub fn verb(&self) -> &str {
+        self.words.first().map_or("", String::as_str)
+    }
+
     /// Whether it changes anything.
     #[must_use]
     pub fn effect(&self) -> Effect {
@@ -105,6 +123,17 @@ impl fmt::Display for Command {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn devices_are_named_behind_the_verb() {
+        let command = Command::new("lvremove", Effect::Change).word("-y").word("vg/lv");
+        let devices = [Path::new("/dev/sda"), Path::new("/dev/dm-0")];
+        assert_eq!(
+            command.clone().on_devices(devices).to_string(),
+            "lvm lvremove --devices /dev/sda,/dev/dm-0 -y vg/lv"
+        );
+        assert_eq!(command.clone().on_devices([]), command);
+    }
 
     #[test]
     fn words_that_a_shell_would_take_apart_are_refused() {

@@ -1,4 +1,8 @@
-//! Logs.
+//! Logs, and over HTTP: is the driver alive, what is not in order, how much of what.
+
+pub mod health;
+pub mod http;
+pub mod metrics;
 
 use std::io::IsTerminal as _;
 

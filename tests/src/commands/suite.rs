@@ -32,6 +32,12 @@ enum Suite {
         #[arg(last = true)]
         filter: Vec<String>,
     },
+    /// The driver when disks hang, fail, fill up and come back.
+    Faults {
+        /// Which tests, and options of the test program.
+        #[arg(last = true)]
+        filter: Vec<String>,
+    },
     /// The driver in Kubernetes: a cluster of two nodes.
     Cluster {
         /// Which tests, and options of the test program.
@@ -80,6 +86,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     match arguments.suite {
         Suite::Bed { filter } => Ok(suite::bed::suite(&filter)?.exit_code()),
         Suite::Kernel { udevd, filter } => each(udevd, |udev| suite::kernel::suite(udev, &filter)),
+        Suite::Faults { filter } => Ok(suite::faults::suite(&filter)?.exit_code()),
         Suite::Cluster { filter } => suite::cluster::suite(&filter).map(|verdict| verdict.exit_code()),
         Suite::Power { filter } => Ok(suite::power::suite(&filter)?.exit_code()),
         Suite::Sanity { udevd, binary } => {

@@ -221,6 +221,23 @@ impl DriverUnderTest {
         serde_json::from_str(&said).with_context(|| format!("not JSON: {said}"))
     }
 
+    /// Sends the driver a signal and does not wait for anything.
+    ///
+    /// # Errors
+    /// If it is not running.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.process.as_ref().context("the driver is not running")?.signal(signal)
+    }
+
+    /// Waits until it has ended by itself, and tells how.
+    ///
+    /// # Errors
+    /// If it is not running, or still runs after a minute.
+    pub fn wait(&mut self) -> Result<Exit> {
+        let process = self.process.take().context("the driver is not running")?;
+        process.wait(STOP).context("the driver does not end")
+    }
+
     /// Connects to its socket.
     ///
     /// # Errors

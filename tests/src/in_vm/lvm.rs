@@ -68,9 +68,16 @@ impl VolumeGroup {
     /// # Errors
     /// As [`VolumeGroup::fresh`].
     pub fn with(test: &str, options: &VgOptions) -> Result<Self> {
+        Self::on(test, disks::take(options.disks)?, options)
+    }
+
+    /// A fresh volume group on these devices, which are wiped.
+    ///
+    /// # Errors
+    /// As [`VolumeGroup::fresh`].
+    pub fn on(test: &str, disks: Vec<PathBuf>, options: &VgOptions) -> Result<Self> {
         static MADE: AtomicU32 = AtomicU32::new(0);
         let name = format!("{test}{}", MADE.fetch_add(1, Ordering::Relaxed));
-        let disks = disks::take(options.disks)?;
         let group = Self { name, disks };
         group.clear().context("cannot clear the disks of a new volume group")?;
         let mut arguments = options.arguments.clone();

@@ -6,6 +6,7 @@ mod disks;
 mod driver;
 mod host;
 mod lvm;
+mod weak_disk;
 
 use std::path::Path;
 
@@ -15,6 +16,7 @@ pub use disks::{scratch_disks, wipe};
 pub use driver::{Csi, DriverSpec, DriverUnderTest};
 pub use host::describe;
 pub use lvm::{Row, VgOptions, VolumeGroup, lvm};
+pub use weak_disk::WeakDisk;
 
 /// Fails unless this is a machine that the test bed booted.
 ///

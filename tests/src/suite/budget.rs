@@ -11,6 +11,8 @@ pub enum Suite {
     Kernel,
     /// The same with udevd.
     KernelUdev,
+    /// Disks that hang, fail, fill up and come back.
+    Faults,
     /// csi-sanity against the driver.
     Sanity,
     /// The driver in Kubernetes on two nodes.
@@ -29,6 +31,7 @@ pub fn budget(suite: Suite) -> Duration {
         Suite::Bed => 15,
         Suite::Kernel => 35,
         Suite::KernelUdev => 30,
+        Suite::Faults => 20,
         Suite::Sanity => 25,
         Suite::Cluster => 60,
         Suite::Power => 20,

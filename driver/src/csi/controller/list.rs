@@ -120,7 +120,7 @@ pub async fn get(
     }
     let handle =
         VolumeHandle::parse(&request.volume_id).ok_or_else(|| GetVolumeError::ForeignId(request.volume_id.clone()))?;
-    let volume = engine.find(&handle).await?;
+    let volume = engine.find_known(&handle).await?;
     Ok(proto::ControllerGetVolumeResponse {
         volume: Some(describe(&volume)),
         status: Some(proto::controller_get_volume_response::VolumeStatus { published_node_ids: Vec::new() }),

@@ -70,7 +70,7 @@ pub async fn validate(
     }
     let handle =
         VolumeHandle::parse(&request.volume_id).ok_or_else(|| ValidateError::ForeignId(request.volume_id.clone()))?;
-    let volume = engine.find(&handle).await?;
+    let volume = engine.find_known(&handle).await?;
     Ok(match compare(&volume, &request) {
         Ok(()) => proto::ValidateVolumeCapabilitiesResponse {
             confirmed: Some(proto::validate_volume_capabilities_response::Confirmed {

@@ -316,7 +316,7 @@ mod tests {
         let (volumes, service) = service();
         let patience = Duration::from_secs(1);
         assert!(tokio::time::timeout(patience, service.node_stage_volume(stage_request())).await.is_err());
-        assert_eq!((service.detached.running(), volumes.locks.count()), (1, 1));
+        assert_eq!((service.detached.running().len(), volumes.locks.count()), (1, 1));
         volumes.allowed.add_permits(2);
         service.detached.finish().await;
         assert_eq!(volumes.locks.count(), 0);
