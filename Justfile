@@ -9,7 +9,7 @@ testbed := "target/debug/testbed"
 demo *args: _testbed
     @{{ testbed }} demo "$@"
 
-# Every check, or those named: fmt lint unit deny image-recipe chart cluster kernel kernel-udev faults sanity; and long, never part of all.
+# Every check, or those named: fmt lint unit deny image-recipe chart cluster kernel kernel-udev sanity faults power; and long, never part of all.
 test *parts:
     #!/usr/bin/env bash
     set -uo pipefail
@@ -17,10 +17,10 @@ test *parts:
     # end themselves at theirs (tests/src/suite/budget.rs). Another part that takes longer is marked, not failed: a first run builds much.
     declare -A budget=(
         [fmt]=10 [lint]=180 [unit]=180 [deny]=30 [image-recipe]=60 [chart]=60
-        [kernel]=2100 [kernel-udev]=1800 [faults]=1200 [sanity]=1500 [cluster]=3600 [long]=14400
+        [kernel]=2100 [kernel-udev]=1800 [sanity]=1500 [faults]=1200 [power]=1200 [cluster]=3600 [long]=14400
     )
     # In virtual machines, the longest first.
-    machines=(cluster kernel kernel-udev sanity faults)
+    machines=(cluster kernel kernel-udev sanity faults power)
     (($# > 0)) || set -- fmt lint unit deny image-recipe chart "${machines[@]}"
     for part in "$@"; do
         if [[ -z ${budget[$part]-} ]]; then
@@ -147,6 +147,10 @@ kernel *args: _testbed
 # Part of test: with udevd, what has to do with devices' nodes: volumes and the node's requests. `kernel --udev` runs all of it there.
 kernel-udev *args: _testbed
     @{{ testbed }} suite kernel --udev -- bed:: volumes:: node:: "$@"
+
+# Part of test: power cuts: what was acknowledged is there after each, what was not is either there or not.
+power *args: _testbed
+    @{{ testbed }} suite power "$@"
 
 # Part of test: disks that hang, fail, fill up and come back, commands that do not end, and the driver's own end.
 faults *args: _testbed

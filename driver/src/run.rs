@@ -114,6 +114,9 @@ pub async fn run(args: RunArgs, ending: Ending) -> anyhow::Result<()> {
     let end = CancellationToken::new();
     let watch = tokio::spawn(Arc::clone(&engine).watch(end.clone()));
     let audit = tokio::spawn(Arc::clone(&engine).audit(end.clone()));
+    // Cancelled after the last change, which is copied too.
+    let work_done = CancellationToken::new();
+    let backups = tokio::spawn(Arc::clone(engine.backups()).keep(work_done.clone()));
     let detached = Detached::default();
     let metrics = Arc::new(Metrics::new().context("the metrics cannot be made")?);
     let parts = Parts {
@@ -157,6 +160,7 @@ pub async fn run(args: RunArgs, ending: Ending) -> anyhow::Result<()> {
         drop(tokio::time::timeout(LAST_ANSWERS, server).await);
     }
     path.remove();
+    work_done.cancel();
     // A watch that waits for a hung disk, or a registration that waits for its client, is left to itself.
     if let Some(registration) = registration {
         match tokio::time::timeout(LAST_ANSWERS, registration).await {
@@ -164,7 +168,7 @@ pub async fn run(args: RunArgs, ending: Ending) -> anyhow::Result<()> {
             Err(_) => tracing::warn!("the registration with kubelet does not end"),
         }
     }
-    for background in [watch, audit] {
+    for background in [watch, audit, backups] {
         drop(tokio::time::timeout(LAST_ANSWERS, background).await);
     }
     tracing::info!("ended");

@@ -11,5 +11,6 @@ mod metadata;
 mod node;
 mod outside;
 mod pod;
+mod restore;
 mod scene;
 mod volumes;

@@ -5,6 +5,7 @@ pub mod cache;
 pub mod cluster;
 pub mod command;
 pub mod in_vm;
+pub mod log_writes;
 pub mod process;
 pub mod progress;
 pub mod scratch;

@@ -19,6 +19,7 @@ use crate::lvm::runner::{LvmError, Reply, Runner, Running};
 use crate::telemetry::chain;
 
 use super::Reading;
+use super::backups::Backups;
 use super::pins::{PinError, Pins};
 
 /// How long a reader that can do with the last reading waits for a new one.
@@ -91,6 +92,7 @@ pub struct Group {
     name: String,
     uuid: LvmUuid,
     pins: Arc<Pins>,
+    backups: Arc<Backups>,
     scanner: Scanner,
     /// The devices that the configuration lists, where the group was found on them.
     listed: Vec<PathBuf>,
@@ -130,12 +132,20 @@ impl Group {
     ///
     /// # Errors
     /// [`PinError`] when it cannot be noted whether it holds volumes.
-    pub fn new(reading: Reading, pins: Arc<Pins>, scanner: Scanner, listed: Vec<PathBuf>) -> Result<Self, PinError> {
+    pub fn new(
+        mut reading: Reading,
+        pins: Arc<Pins>,
+        backups: Arc<Backups>,
+        scanner: Scanner,
+        listed: Vec<PathBuf>,
+    ) -> Result<Self, PinError> {
         pins.note(&reading.vg_uuid().to_string(), reading.name(), reading.classes())?;
+        backups.learn(&mut reading);
         Ok(Self {
             name: reading.name().to_owned(),
             uuid: reading.vg_uuid(),
             pins,
+            backups,
             scanner,
             listed,
             trouble: std::sync::Mutex::new(what_is_missing(&reading).map(|what| (what, Instant::now()))),
@@ -185,7 +195,8 @@ impl Group {
     ///
     /// # Errors
     /// [`PinError`] when it cannot be noted whether the group holds volumes.
-    pub fn learn(&self, reading: Reading) -> Result<(), PinError> {
+    pub fn learn(&self, mut reading: Reading) -> Result<(), PinError> {
+        self.backups.learn(&mut reading);
         // A part that is missing may hold the volumes that the rest does not show.
         if reading.holds_volumes() || reading.is_complete() {
             self.pins.note(&self.uuid.to_string(), &self.name, reading.classes())?;

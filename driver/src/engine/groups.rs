@@ -18,6 +18,7 @@ use crate::telemetry::chain;
 use crate::volume::LvName;
 
 use super::Reading;
+use super::backups::Backups;
 use super::group::{Group, Unreadable};
 use super::pins::{PinError, Pins};
 
@@ -29,6 +30,7 @@ const READ_LIMIT: Duration = Duration::from_secs(10);
 pub struct Groups {
     config: Arc<Config>,
     pins: Arc<Pins>,
+    backups: Arc<Backups>,
     system_dir: SystemDir,
     scanner: Scanner,
     groups: RwLock<BTreeMap<LvmUuid, Arc<Group>>>,
@@ -81,10 +83,11 @@ pub enum ScanError {
 impl Groups {
     /// No groups yet; [`Groups::scan`] finds them.
     #[must_use]
-    pub fn new(config: Arc<Config>, pins: Arc<Pins>, system_dir: SystemDir) -> Self {
+    pub fn new(config: Arc<Config>, pins: Arc<Pins>, backups: Arc<Backups>, system_dir: SystemDir) -> Self {
         Self {
             config,
             pins,
+            backups,
             system_dir,
             scanner: Scanner::new(READ_LIMIT),
             groups: RwLock::default(),
@@ -127,7 +130,8 @@ impl Groups {
                 }
                 Err(_) => {
                     tracing::info!(vg = reading.name(), %uuid, devices = ?reading.devices(), "volume group found");
-                    Arc::new(Group::new(reading, Arc::clone(&self.pins), self.scanner.clone(), listed)?)
+                    let (pins, backups) = (Arc::clone(&self.pins), Arc::clone(&self.backups));
+                    Arc::new(Group::new(reading, pins, backups, self.scanner.clone(), listed)?)
                 }
             };
             found.insert(uuid, group);

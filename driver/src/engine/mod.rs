@@ -6,6 +6,7 @@
 
 mod activate;
 mod audit;
+mod backups;
 mod create;
 mod delete;
 mod deleted;
@@ -41,6 +42,7 @@ use crate::volume::{LvName, TopologyValue};
 
 pub use crate::lvm::dm_name::split_device_name;
 pub use activate::{ActivateError, DeactivateError, Device};
+pub use backups::Backups;
 pub use create::{CreateError, CreateRequest};
 pub use delete::DeleteError;
 pub use find::FindError;
@@ -67,6 +69,7 @@ pub struct Engine {
     /// LVM's configuration, by which commands of ours are known from others'.
     lvm_system_dir: PathBuf,
     locks: VolumeLocks,
+    backups: Arc<backups::Backups>,
     deleted: deleted::Deleted,
     journal: Arc<dyn Journal>,
     background: TaskTracker,
@@ -87,6 +90,12 @@ impl Engine {
     #[must_use]
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// The copies of the volume groups' metadata.
+    #[must_use]
+    pub fn backups(&self) -> &Arc<Backups> {
+        &self.backups
     }
 
     /// Locks a volume for one operation.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::lvm::metadata::LvmUuid;
 use crate::lvm::metadata::assemble::GroupState;
@@ -23,6 +24,11 @@ impl Reading {
     #[must_use]
     pub fn new(state: GroupState) -> Self {
         Self { state }
+    }
+
+    /// Takes out the text that it was read from: it would double the reading's memory.
+    pub fn take_text(&mut self) -> Option<Arc<[u8]>> {
+        self.state.text.take()
     }
 
     /// The metadata's state.

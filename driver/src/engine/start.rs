@@ -22,6 +22,7 @@ use crate::telemetry::chain;
 use crate::volume::TopologyValue;
 
 use super::Engine;
+use super::backups::Backups;
 use super::deleted::Deleted;
 use super::groups::{Groups, ScanError};
 use super::locks::VolumeLocks;
@@ -90,6 +91,7 @@ impl Engine {
         let config = Arc::new(settings.config);
         let system_dir = SystemDir::create(&settings.state_dir.join("lvm"), &settings.host_lvm_dir)?;
         let pins = Arc::new(Pins::open(&settings.state_dir)?);
+        let backups = Arc::new(Backups::new(&settings.state_dir));
         let runner: Arc<dyn Runner> = Arc::new(Processes::new(
             settings.exec.clone(),
             settings.tools.lvm.clone(),
@@ -100,12 +102,13 @@ impl Engine {
         let engine = Arc::new(Self {
             node: TopologyValue::for_node(&settings.node_name),
             lvm_system_dir: system_dir.path().to_owned(),
-            groups: Groups::new(Arc::clone(&config), pins, system_dir),
+            groups: Groups::new(Arc::clone(&config), pins, Arc::clone(&backups), system_dir),
             config,
             tools: settings.tools,
             exec: settings.exec,
             runner,
             locks: VolumeLocks::default(),
+            backups,
             deleted: Deleted::default(),
             journal: settings.journal,
             background: TaskTracker::new(),

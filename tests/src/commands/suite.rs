@@ -44,6 +44,12 @@ enum Suite {
         #[arg(last = true)]
         filter: Vec<String>,
     },
+    /// Power cuts, replayed from records of what was on stable storage.
+    Power {
+        /// Which tests, and options of the test program.
+        #[arg(last = true)]
+        filter: Vec<String>,
+    },
     /// csi-sanity against the driver.
     Sanity {
         #[command(flatten)]
@@ -82,6 +88,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         Suite::Kernel { udevd, filter } => each(udevd, |udev| suite::kernel::suite(udev, &filter)),
         Suite::Faults { filter } => Ok(suite::faults::suite(&filter)?.exit_code()),
         Suite::Cluster { filter } => suite::cluster::suite(&filter).map(|verdict| verdict.exit_code()),
+        Suite::Power { filter } => Ok(suite::power::suite(&filter)?.exit_code()),
         Suite::Sanity { udevd, binary } => {
             let binary = binary.map_or_else(csi_sanity, Ok)?;
             each(udevd, |udev| suite::sanity::suite(&binary, udev))

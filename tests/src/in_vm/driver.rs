@@ -33,6 +33,8 @@ pub struct DriverSpec {
     pub node_name: String,
     /// Contents of its configuration file; `None` is no file at all.
     pub config: Option<String>,
+    /// Its state folder; `None` is one of its own.
+    pub state_dir: Option<PathBuf>,
     /// More arguments after `run`.
     pub arguments: Vec<String>,
     /// More environment variables.
@@ -53,7 +55,13 @@ impl DriverSpec {
     /// A driver of node `node-1` with this configuration file.
     #[must_use]
     pub fn with_config(config: &str) -> Self {
-        Self { node_name: "node-1".to_owned(), config: Some(config.to_owned()), arguments: Vec::new(), env: Vec::new() }
+        Self {
+            node_name: "node-1".to_owned(),
+            config: Some(config.to_owned()),
+            state_dir: None,
+            arguments: Vec::new(),
+            env: Vec::new(),
+        }
     }
 }
 
@@ -142,7 +150,7 @@ impl DriverUnderTest {
     /// Its state folder.
     #[must_use]
     pub fn state_dir(&self) -> PathBuf {
-        self.path("state")
+        self.spec.state_dir.clone().unwrap_or_else(|| self.path("state"))
     }
 
     /// A path in its own folder, which is gone with it.

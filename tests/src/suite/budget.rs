@@ -17,6 +17,8 @@ pub enum Suite {
     Sanity,
     /// The driver in Kubernetes on two nodes.
     Cluster,
+    /// Power cuts.
+    Power,
     /// Latencies and process counts of create and delete.
     BenchCreate,
 }
@@ -32,6 +34,7 @@ pub fn budget(suite: Suite) -> Duration {
         Suite::Faults => 20,
         Suite::Sanity => 25,
         Suite::Cluster => 60,
+        Suite::Power => 20,
         Suite::BenchCreate => 20,
     };
     Duration::from_secs(minutes * 60)

@@ -11,6 +11,7 @@ mod closing;
 pub mod cluster;
 pub mod faults;
 pub mod kernel;
+pub mod power;
 mod run;
 pub mod sanity;
 

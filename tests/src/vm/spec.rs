@@ -6,13 +6,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::command::Command;
 
-/// Modules for LVM, the three filesystems, faults on block devices, and weights between volumes.
-pub const STORAGE_MODULES: [&str; 11] = [
+/// Modules for LVM, the three filesystems, faults on block devices, records of what is written to them, and weights between volumes.
+pub const STORAGE_MODULES: [&str; 12] = [
     "dm-mod",
     "dm-thin-pool",
     "dm-snapshot",
     "dm-flakey",
     "dm-delay",
+    "dm-log-writes",
     "ext4",
     "xfs",
     "btrfs",

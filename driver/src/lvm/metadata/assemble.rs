@@ -24,6 +24,9 @@ pub struct GroupState {
     pub completeness: Completeness,
     /// Room for a longer metadata text.
     pub room: MetadataRoom,
+    /// The text that the group was made of, as LVM wrote it, until somebody takes it: it is as long as the group has
+    /// volumes.
+    pub text: Option<Arc<[u8]>>,
 }
 
 /// What is wrong with the view of a volume group.
@@ -212,6 +215,7 @@ pub struct OrphanVolume {
 struct Source<'a> {
     volume: &'a FoundVolume,
     group: Arc<VolumeGroup>,
+    text: Option<&'a Arc<[u8]>>,
 }
 
 /// Puts together what several physical volumes say. Each identifier must come once (see `discover`, which
@@ -223,7 +227,8 @@ pub fn assemble(volumes: &[FoundVolume]) -> Assembly {
     for volume in volumes {
         for area in &volume.on_disk.areas {
             if let Ok(Some(group)) = parsed.of(area) {
-                by_group.entry(group.uuid).or_default().push(Source { volume, group });
+                let text = area.contents.as_ref().ok().and_then(|contents| contents.text.as_ref());
+                by_group.entry(group.uuid).or_default().push(Source { volume, group, text });
             }
         }
     }
@@ -302,7 +307,7 @@ fn assemble_group(sources: &[Source<'_>], volumes: &[FoundVolume], parsed: &mut 
         }
     }
     let room = MetadataRoom { largest_text: largest.unwrap_or(0), text: group.text_size };
-    Some(GroupState { group, devices, completeness, room })
+    Some(GroupState { group, devices, completeness, room, text: newest.text.cloned() })
 }
 
 /// Notes how the area of one of the group's own physical volumes differs from the text in force.
