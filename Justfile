@@ -86,7 +86,8 @@ test *parts:
     printf '\nparts: %d passed, %d failed\n' "$passed" "$failed"
     ((failed == 0))
 
-# Measurements. `bench create`: creating and deleting volumes next to bare LVM and to other drivers' commands.
+# Measurements. `bench create`: creating and deleting volumes next to bare LVM and to other drivers' commands. `bench journal`: what the
+# journal costs, and starting with many volumes.
 bench *args: _testbed
     @{{ testbed }} bench "$@"
 

@@ -23,6 +23,8 @@ pub enum Suite {
     Power,
     /// Latencies and process counts of create and delete.
     BenchCreate,
+    /// What the journal costs; starting with many volumes.
+    BenchJournal,
 }
 
 /// Wall time from starting the machine to its power-off, without building. A suite that takes longer has no verdict.
@@ -39,6 +41,7 @@ pub fn budget(suite: Suite) -> Duration {
         Suite::Cluster => 60,
         Suite::Power => 20,
         Suite::BenchCreate => 20,
+        Suite::BenchJournal => 30,
     };
     Duration::from_secs(minutes * 60)
 }

@@ -37,9 +37,13 @@ pub(crate) fn driver(profile: Profile) -> Result<PathBuf> {
 }
 
 /// Builds the driver with its crash points.
-pub(super) fn driver_with_crash_points() -> Result<PathBuf> {
+pub(super) fn driver_with_crash_points(profile: Profile) -> Result<PathBuf> {
     const NAME: &str = "quarry-driver-crash";
-    build(&["build", "--workspace", "--bin", NAME, "--features", "quarry-driver/crash-points"], NAME)
+    let mut arguments = vec!["build", "--workspace", "--bin", NAME, "--features", "quarry-driver/crash-points"];
+    if profile == Profile::Release {
+        arguments.push("--release");
+    }
+    build(&arguments, NAME)
 }
 
 /// Always of the whole workspace: with a part of it cargo chooses other features of the dependencies and builds them anew.

@@ -13,7 +13,7 @@ use crate::command::Command;
 /// If it cannot be built.
 pub fn suite(filter: &[String]) -> Result<Verdict> {
     let tests = build::test_program("crash")?;
-    let driver = build::driver_with_crash_points()?;
+    let driver = build::driver_with_crash_points(build::Profile::Debug)?;
     let mut command = Command::new(tests).args(filter).env("QUARRY_DRIVER_BIN", driver).env("RUST_BACKTRACE", "1");
     let mut budget = budget(Suite::Crash);
     if let Ok(text) = std::env::var(SECONDS) {
