@@ -248,6 +248,8 @@ impl Source for Parts {
             oldest: running.first().map(|command| command.age).unwrap_or_default(),
             operations: self.detached.running().len(),
             answered_early: self.detached.answered_early(),
+            copies: self.engine.backups().written(),
+            copies_failed: self.engine.backups().failures(),
             groups: self.engine.group_health().into_iter().map(|group| (group.name, group.readable)).collect(),
             ready: self.health.report().ready,
             journal: self.engine.journal().status(),

@@ -1,12 +1,10 @@
 //! A thin pool that runs full, of data and of metadata.
 
-use std::os::unix::fs::FileExt as _;
-
 use quarry_tests::in_vm::lvm;
 use tonic::Code;
 
-use crate::node::{Node, SICK, settled};
-use crate::scene::{GIB, MIB, block, refused, shell};
+use crate::node::{Node, SICK};
+use crate::scene::{MIB, block, refused, shell};
 
 const THIN: &[(&str, &str)] = &[("deviceClass", "sick")];
 const CLASS: &str = ", poolPercent: 50, overprovisionRatio: 10";
@@ -19,9 +17,11 @@ async fn a_pool_full_of_data_takes_no_volume_until_one_is_deleted() {
     let volume = node.create(block("pvc-1", room, THIN)).await.unwrap();
     node.create(block("pvc-2", room, THIN)).await.unwrap();
     let device = |name: &str| format!("/dev/{}/{name}", node.sick.name());
-    let fill = |name: &str| format!("dd if=/dev/zero of={} bs=1M oflag=direct status=none 2>/run/said", device(name));
-    shell(&fill("pvc-1"));
-    shell(&format!("! {} && grep -q 'No space left' /run/said", fill("pvc-2")));
+    let fill = |name: &str, mib: i64| {
+        format!("dd if=/dev/zero of={} bs=1M count={mib} oflag=direct status=none 2>/run/said", device(name))
+    };
+    shell(&fill("pvc-1", room / MIB));
+    shell(&format!("! {} && grep -q 'No space left' /run/said", fill("pvc-2", 1)));
 
     assert_eq!(node.room(THIN).await.unwrap(), 0);
     let again = node.create(block("pvc-3", 32 * MIB, THIN)).await;
@@ -40,40 +40,43 @@ async fn a_pool_full_of_data_takes_no_volume_until_one_is_deleted() {
 }
 
 #[tokio::test]
-async fn a_pool_full_of_metadata_takes_no_volume_and_says_how_to_repair_it() {
-    // One page in each chunk: the metadata fill up before the data do.
-    const CHUNK: u64 = 64 << 10;
-    let node = Node::with(1, 4000, CLASS, TIMEOUTS).await;
+async fn a_pool_full_of_metadata_takes_no_volume_until_it_is_repaired_and_enlarged() {
+    let node = Node::with(1, 1024, CLASS, TIMEOUTS).await;
     let vg = node.sick.name().to_owned();
-    let pool = ["-y", "--type", "thin-pool", "-n", "quarry-pool", "-L", "3600m", "--poolmetadatasize", "2m"];
-    let pool = [&pool[..], &["--chunksize", "64k", "-Z", "n", "--poolmetadataspare", "n", &vg]].concat();
+    let pool = ["-y", "--type", "thin-pool", "-n", "quarry-pool", "-L", "400m", "--poolmetadatasize", "2m"];
+    let pool = [&pool[..], &["--chunksize", "64k", "-Z", "y", &vg]].concat();
     lvm("lvcreate", &pool).unwrap().success().unwrap();
-    lvm("lvchange", &["-y", "-Z", "y", &format!("{vg}/quarry-pool")]).unwrap().success().unwrap();
-    node.capacity_becomes(THIN, |room| room > GIB).await;
-    node.create(block("pvc-1", 3 * GIB, THIN)).await.unwrap();
-
-    let device = std::fs::File::options().write(true).open(format!("/dev/{vg}/pvc-1")).unwrap();
-    let full = (0..3 * (GIB as u64) / CHUNK).any(|chunk| {
-        let written = device.write_all_at(&[7; 4096], chunk * CHUNK);
-        written.is_err() || (chunk % 1024 == 1023 && device.sync_all().is_err())
-    });
-    assert!(full || device.sync_all().is_err(), "the pool's metadata never filled up");
-    drop(device);
-
-    assert_eq!(node.room(THIN).await.unwrap(), 0);
-    refused(node.create(block("pvc-2", 32 * MIB, THIN)).await, Code::ResourceExhausted, &["node-1", &vg, "thin pool"]);
-    assert!(node.room(SICK).await.unwrap() > 0);
+    node.capacity_becomes(THIN, |room| room > 100 * MIB).await;
+    node.create(block("pvc-1", 200 * MIB, THIN)).await.unwrap();
+    // The kernel is told of volumes until it has no page left to write one down on.
+    let tell = format!("dmsetup message {vg}-quarry--pool-tpool 0");
+    shell(&format!("n=1000; while {tell} \"create_thin $n\" 2>/run/said; do n=$((n + 1)); done; [ $n -gt 1100 ]"));
+    let full = || async {
+        assert_eq!(node.room(THIN).await.unwrap(), 0);
+        let more = node.create(block("pvc-2", 32 * MIB, THIN)).await;
+        refused(more, Code::ResourceExhausted, &["node-1", &vg, "thin pool"]);
+        assert!(node.room(SICK).await.unwrap() > 0, "thick volumes have room of their own");
+        assert_eq!(node.get("node-1/pvc-1").await.unwrap().volume_id, "node-1/pvc-1");
+    };
+    full().await;
+    // Whoever writes now has the pool turn read-only.
+    let device = format!("/dev/{vg}/pvc-1");
+    shell(&format!("! dd if=/dev/zero of={device} bs=1M count=190 oflag=direct status=none 2>/run/said"));
+    full().await;
     node.made("thick", SICK).await.unwrap();
     node.other_group_is_served("well").await;
-    assert_eq!(node.get("node-1/pvc-1").await.unwrap().volume_id, "node-1/pvc-1");
 
-    // As the documentation says: repaired with nothing using it, and enlarged.
-    shell(&format!(
-        "lvchange -an {vg}/pvc-1 && lvchange -an {vg}/quarry-pool && lvconvert -y --repair {vg}/quarry-pool"
-    ));
-    shell(&format!("lvextend -y --poolmetadatasize +8m {vg}/quarry-pool && lvchange -ay {vg}/quarry-pool"));
+    // As the documentation says.
+    let run = |verb: &str, arguments: &[&str]| drop(lvm(verb, arguments).unwrap().success().unwrap());
+    let (pool, volume) = (format!("{vg}/quarry-pool"), format!("{vg}/pvc-1"));
+    run("lvchange", &["-an", &volume]);
+    run("lvchange", &["-an", &pool]);
+    run("lvconvert", &["-y", "--repair", &pool]);
+    run("lvextend", &["-y", "--poolmetadatasize", "+8m", &pool]);
+    run("lvchange", &["-ay", &pool]);
     node.capacity_becomes(THIN, |room| room > 0).await;
-    settled(|| node.create(block("pvc-2", 32 * MIB, THIN))).await.unwrap();
+    node.create(block("pvc-2", 32 * MIB, THIN)).await.unwrap();
     node.deleted("node-1/pvc-1").await.unwrap();
+    node.deleted("node-1/pvc-2").await.unwrap();
     node.becomes_ready().await;
 }

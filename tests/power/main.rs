@@ -56,6 +56,8 @@ async fn what_was_acknowledged_survives_every_power_cut_and_what_was_not_can_be_
     let arguments = ["--devices", "/dev/mapper/power-pv", "--metadatasize", "4m", GROUP, "/dev/mapper/power-pv"];
     lvm("vgcreate", &arguments).unwrap().success().unwrap();
     shell("mkfs.ext4 -q -E nodiscard,lazy_itable_init=0,lazy_journal_init=0 /dev/mapper/power-state");
+    // The group is older than the power cuts.
+    shell("sync /dev/mapper/power-pv");
     mount_state();
 
     let mut driver = DriverUnderTest::start(spec()).unwrap();

@@ -31,6 +31,10 @@ pub struct Snapshot {
     pub operations: usize,
     /// How many requests were answered while their work went on.
     pub answered_early: u64,
+    /// How many copies of volume groups' metadata were written.
+    pub copies: u64,
+    /// How many could not be written.
+    pub copies_failed: u64,
     /// Each volume group, and whether it is readable.
     pub groups: Vec<(String, bool)>,
     /// Whether everything is in order.
@@ -58,6 +62,8 @@ pub struct Metrics {
     oldest: Gauge,
     operations: IntGauge,
     answered_early: IntCounter,
+    copies: IntCounter,
+    copies_failed: IntCounter,
     readable: IntGaugeVec,
     ready: IntGauge,
     store: StoreMetrics,
@@ -100,6 +106,14 @@ impl Metrics {
                 "quarry_operations_overdue_total",
                 "Requests answered ABORTED at their limit while their operation went on.",
             )?,
+            copies: IntCounter::new(
+                "quarry_metadata_copies_total",
+                "Copies of volume groups' metadata written to the state folder.",
+            )?,
+            copies_failed: IntCounter::new(
+                "quarry_metadata_copies_failed_total",
+                "Copies of volume groups' metadata that could not be written; each is tried again.",
+            )?,
             readable: IntGaugeVec::new(
                 Opts::new(
                     "quarry_volume_group_readable",
@@ -120,6 +134,8 @@ impl Metrics {
         registry.register(Box::new(metrics.oldest.clone()))?;
         registry.register(Box::new(metrics.operations.clone()))?;
         registry.register(Box::new(metrics.answered_early.clone()))?;
+        registry.register(Box::new(metrics.copies.clone()))?;
+        registry.register(Box::new(metrics.copies_failed.clone()))?;
         registry.register(Box::new(metrics.readable.clone()))?;
         registry.register(Box::new(metrics.ready.clone()))?;
         Ok(metrics)
@@ -154,6 +170,8 @@ impl Metrics {
             self.readable.with_label_values(&[group]).set(i64::from(*readable));
         }
         catch_up(&self.answered_early, snapshot.answered_early);
+        catch_up(&self.copies, snapshot.copies);
+        catch_up(&self.copies_failed, snapshot.copies_failed);
         let processes = [(&self.started, &snapshot.commands.started), (&self.killed, &snapshot.commands.killed)];
         for (counter, counts) in processes {
             for (Kind { program, verb }, count) in counts {
