@@ -53,6 +53,13 @@ async fn logical_volumes(lane: &Lane) -> Result<Vec<String>> {
         wrong.push(format!("listed are {listed:?}, should be {expected:?}"));
     }
 
+    // Nothing else has come into the group: hidden parts of the pool have brackets.
+    let spare = |name: &str| lane.spare_may_be_left && name.starts_with("lvol");
+    let own = |name: &str| name == "theirs" || name == "quarry-pool" || name.starts_with('[') || spare(name);
+    for row in rows.iter().filter(|row| !tagged(row) && !own(&row["lv_name"])) {
+        wrong.push(format!("logical volume {} ({}) is left over", row["lv_name"], row["lv_attr"]));
+    }
+
     // Each can be used.
     for (name, row) in &ours {
         let attributes: Vec<char> = row["lv_attr"].chars().collect();

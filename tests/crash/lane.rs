@@ -36,6 +36,8 @@ pub struct Lane {
     pub expected: Expected,
     /// A logical volume that is not ours, as LVM described it at first.
     pub theirs: Option<Row>,
+    /// Whether LVM's spare of a pool's metadata may be left, which carries no mark of ours: where making a pool is killed.
+    pub spare_may_be_left: bool,
     /// Where another pod has its volume mounted.
     neighbour: PathBuf,
 }
@@ -73,7 +75,14 @@ impl Lane {
         let csi = driver.connect().await?;
         let theirs = invariant::of_theirs(&group)?;
         let scene = Scene { csi, driver, group };
-        let mut lane = Self { scene, orders, expected: Expected::default(), theirs, neighbour: PathBuf::new() };
+        let mut lane = Self {
+            scene,
+            orders,
+            expected: Expected::default(),
+            theirs,
+            spare_may_be_left: false,
+            neighbour: PathBuf::new(),
+        };
         lane.answers().await?;
         let kind = Kind { name: "neighbour", thick: neighbour_thick, block: false };
         let mut subject = Subject::new(&lane.scene, kind, "neighbour");
@@ -126,8 +135,11 @@ impl Lane {
     /// Removes the thin pool, which no volume is in any more, behind the driver's back.
     pub fn remove_pool(&self) -> Result<()> {
         let rows = self.scene.group.lvs("lv_name")?;
-        if rows.iter().any(|row| row["lv_name"] == "quarry-pool") {
-            lvm("lvremove", &["-y", &format!("{}/quarry-pool", self.scene.group.name())])?.success()?;
+        for row in rows {
+            let name = &row["lv_name"];
+            if name == "quarry-pool" || name.starts_with("lvol") {
+                lvm("lvremove", &["-y", &format!("{}/{name}", self.scene.group.name())])?.success()?;
+            }
         }
         Ok(())
     }

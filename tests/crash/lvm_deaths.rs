@@ -35,7 +35,8 @@ mv "$order" "$order.taken"
 case $mode in
     trace) exec strace -o "$trace" -e trace=ioctl $real "$@" ;;
     alone) exec strace -o "$trace" -e trace=ioctl -e "inject=ioctl:signal=KILL:when=$nth" $real "$@" ;;
-    stop) exec strace -o "$trace" -e trace=ioctl -e "inject=ioctl:signal=STOP:when=$nth" $real "$@" ;;
+    # A session of its own: the kernel lets stopped processes go on whose group the driver's death orphans.
+    stop) exec setsid --wait strace -o "$trace" -e trace=ioctl -e "inject=ioctl:signal=STOP:when=$nth" $real "$@" ;;
     both)
         strace -o "$trace" -e trace=ioctl -e "inject=ioctl:signal=KILL:when=$nth" $real "$@"
         kill -KILL $PPID
@@ -141,7 +142,12 @@ struct Call {
 
 pub async fn all(report: &Report, deaths: Deaths) -> Result<()> {
     let name = format!("lvm{}", deaths.name.replace("lvm", "").replace(' ', ""));
-    let mut lane = Lane::new(name.clone(), deaths.kind.thick || deaths.without_pool).await?;
+    let begin = || async {
+        let mut lane = Lane::new(name.clone(), deaths.kind.thick || deaths.without_pool).await?;
+        lane.spare_may_be_left = deaths.without_pool;
+        Ok::<_, anyhow::Error>(lane)
+    };
+    let mut lane = begin().await?;
     let (_, calls) = life(&mut lane, deaths, None, "pvc-0").await.context("the life without a death")?;
     ensure!(!calls.is_empty(), "{} changes nothing in device-mapper", deaths.name);
     let mut lives = 0;
@@ -159,7 +165,7 @@ pub async fn all(report: &Report, deaths: Deaths) -> Result<()> {
             if failed {
                 eprintln!("---- log of the driver of {name} ----\n{}---- end ----", lane.scene.driver.log_tail(60));
                 drop(lane);
-                lane = Lane::new(name.clone(), deaths.kind.thick || deaths.without_pool).await?;
+                lane = begin().await?;
             }
         }
     }

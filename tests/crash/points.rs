@@ -97,7 +97,12 @@ async fn before(lane: &mut Lane, subject: &mut Subject, course: Course, operatio
 /// The creation that makes the thin pool first, again and again.
 pub async fn first_pool(report: &Report) -> Result<()> {
     const KIND: Kind = Kind { name: "first-thin", thick: false, block: true };
-    let mut lane = Lane::new("firstpool".to_owned(), true).await?;
+    let begin = || async {
+        let mut lane = Lane::new("firstpool".to_owned(), true).await?;
+        lane.spare_may_be_left = true;
+        Ok::<_, anyhow::Error>(lane)
+    };
+    let mut lane = begin().await?;
     let mut left: Option<Vec<Target>> = None;
     let mut lives = 0;
     loop {
@@ -134,7 +139,7 @@ pub async fn first_pool(report: &Report) -> Result<()> {
         }
         if failed {
             drop(lane);
-            lane = Lane::new("firstpool".to_owned(), true).await?;
+            lane = begin().await?;
         }
     }
 }

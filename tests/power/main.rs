@@ -25,7 +25,7 @@ const GROUP: &str = "power";
 /// Where the driver's state is mounted.
 const STATE: &str = "/run/power-state";
 /// How many power cuts are looked at; replies come first.
-const CUTS: usize = 30;
+const CUTS: usize = 26;
 
 fn spec() -> DriverSpec {
     let mut spec = DriverSpec::with_config(&format!(

@@ -3,9 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use quarry_tests::in_vm::{DriverUnderTest, lvm};
 use serde_json::Value;
+use tonic::{Code, Status};
 
 use crate::client::{Client, Kind, device};
 use crate::cuts::Cut;
@@ -118,15 +120,29 @@ impl<'a> Verifier<'a> {
     /// As csi-provisioner and kubelet would.
     async fn repeat_what_is_open(&self) {
         for (volume, fate) in &self.fates {
-            let done = match fate.open {
-                Some(Act::Create) => self.client.create(volume).await,
-                Some(Act::Delete) => self.client.delete(volume).await,
-                // After a reboot nothing is staged; what was begun is asked for again, or not at all.
-                Some(Act::Stage) => self.client.stage(volume).await,
-                Some(Act::Unstage) => self.client.unstage(volume).await,
-                Some(Act::Write) | None => Ok(()),
-            };
+            let mut done = self.repeat(volume, fate.open).await;
+            for _ in 0..240 {
+                match &done {
+                    // The driver itself is still finishing it.
+                    Err(status) if status.code() == Code::Aborted => {
+                        tokio::time::sleep(Duration::from_millis(250)).await;
+                        done = self.repeat(volume, fate.open).await;
+                    }
+                    _ => break,
+                }
+            }
             assert!(done.is_ok(), "{volume}, of which {fate:?}: {done:?}");
+        }
+    }
+
+    async fn repeat(&self, volume: &str, act: Option<Act>) -> Result<(), Status> {
+        match act {
+            Some(Act::Create) => self.client.create(volume).await,
+            Some(Act::Delete) => self.client.delete(volume).await,
+            // After a reboot nothing is staged; what was begun is asked for again, or not at all.
+            Some(Act::Stage) => self.client.stage(volume).await,
+            Some(Act::Unstage) => self.client.unstage(volume).await,
+            Some(Act::Write) | None => Ok(()),
         }
     }
 
