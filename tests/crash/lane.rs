@@ -132,6 +132,11 @@ impl Lane {
         Ok(Fate::Passed)
     }
 
+    /// Whether LVM's spare of a pool's metadata was left as a volume of its own.
+    pub fn spare_is_left(&self) -> Result<bool> {
+        Ok(self.scene.group.lvs("lv_name")?.iter().any(|row| row["lv_name"].starts_with("lvol")))
+    }
+
     /// Removes the thin pool, which no volume is in any more, behind the driver's back.
     pub fn remove_pool(&self) -> Result<()> {
         let rows = self.scene.group.lvs("lv_name")?;

@@ -197,6 +197,9 @@ async fn life(lane: &mut Lane, deaths: Deaths, end: Option<(Who, &Call)>, name: 
         subject.done(&mut lane.expected, operation)?;
         if operation == deaths.operation {
             invariant::check(lane).await?;
+            if lane.spare_is_left()? {
+                learned.0.push_str("; a spare of the pool's metadata is left");
+            }
         }
     }
     Ok(learned)
