@@ -9,7 +9,7 @@ testbed := "target/debug/testbed"
 demo *args: _testbed
     @{{ testbed }} demo "$@"
 
-# Every check, or those named: fmt lint unit deny image-recipe chart cluster kernel kernel-udev sanity faults power; and long, never part of all.
+# Every check, or those named: fmt lint unit deny image-recipe chart cluster kernel kernel-udev crash sanity faults power; and long, never part of all.
 test *parts:
     #!/usr/bin/env bash
     set -uo pipefail
@@ -17,10 +17,10 @@ test *parts:
     # end themselves at theirs (tests/src/suite/budget.rs). Another part that takes longer is marked, not failed: a first run builds much.
     declare -A budget=(
         [fmt]=10 [lint]=180 [unit]=180 [deny]=30 [image-recipe]=60 [chart]=60
-        [kernel]=2100 [kernel-udev]=1800 [sanity]=1500 [faults]=1200 [power]=1200 [cluster]=3600 [long]=14400
+        [kernel]=2100 [kernel-udev]=1800 [sanity]=1500 [crash]=1800 [faults]=1200 [power]=1200 [cluster]=3600 [long]=14400
     )
     # In virtual machines, the longest first.
-    machines=(cluster kernel kernel-udev sanity faults power)
+    machines=(cluster kernel kernel-udev crash sanity faults power)
     (($# > 0)) || set -- fmt lint unit deny image-recipe chart "${machines[@]}"
     for part in "$@"; do
         if [[ -z ${budget[$part]-} ]]; then
@@ -86,7 +86,8 @@ test *parts:
     printf '\nparts: %d passed, %d failed\n' "$passed" "$failed"
     ((failed == 0))
 
-# Measurements. `bench create`: creating and deleting volumes next to bare LVM and to other drivers' commands.
+# Measurements. `bench create`: creating and deleting volumes next to bare LVM and to other drivers' commands. `bench journal`: what the
+# journal costs, and starting with many volumes.
 bench *args: _testbed
     @{{ testbed }} bench "$@"
 
@@ -160,6 +161,10 @@ faults *args: _testbed
 sanity *args: _testbed
     @{{ testbed }} suite sanity "$@"
 
+# Part of test: the driver, LVM's commands, or both killed at every point of every operation. Words pick a part: `crash "lvm creates thin"`.
+crash *args: _testbed
+    @{{ testbed }} suite crash -- "$@"
+
 # Part of test: Kubernetes on two nodes: claims, pods, reboots, a full volume group.
 cluster *args: _testbed
     @{{ testbed }} suite cluster "$@"
@@ -183,6 +188,8 @@ long times="10": _testbed
         note "round $round of kernel"
         {{ testbed }} suite sanity --no-udev --udev
         note "round $round of sanity"
+        QUARRY_CRASH_SECONDS=900 {{ testbed }} suite crash
+        note "round $round of crash"
         {{ testbed }} suite cluster
         note "round $round of cluster"
     done

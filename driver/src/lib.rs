@@ -1,10 +1,11 @@
-//! The Quarry node plugin as a library; `main.rs` is its command line.
+//! The Quarry node plugin as a library.
 //!
 //! Knowledge runs one way: `csi` knows `engine` and `filesystem`; `engine` knows `volume` and `lvm`, and asks
 //! `filesystem` where a device is mounted; nothing knows `csi`. Only `exec` starts processes. See ARCHITECTURE.md.
 
 pub mod admin;
 pub mod args;
+pub mod command_line;
 pub mod config;
 pub mod crash;
 pub mod csi;

@@ -32,7 +32,7 @@ use crate::csi::socket::Socket;
 use crate::engine::{Engine, Settings};
 use crate::exec::{Exec, Tools};
 use crate::filesystem::Filesystems;
-use crate::journal::{Journal, Rebuilt, SledJournal};
+use crate::journal::{Journal, JournalCheck, Rebuilt, SledJournal};
 use crate::telemetry::health::{Check, Fault, Health};
 use crate::telemetry::http;
 use crate::telemetry::metrics::{Metrics, Snapshot, Source};
@@ -120,7 +120,10 @@ pub async fn run(args: RunArgs, ending: Ending) -> anyhow::Result<()> {
     let detached = Detached::default();
     let metrics = Arc::new(Metrics::new().context("the metrics cannot be made")?);
     let parts = Parts {
-        health: Health::default().with(Arc::clone(&engine) as Arc<dyn Check>).with(Arc::new(ending.clone())),
+        health: Health::default()
+            .with(Arc::clone(&engine) as Arc<dyn Check>)
+            .with(Arc::new(JournalCheck(Arc::clone(engine.journal()))))
+            .with(Arc::new(ending.clone())),
         engine: Arc::clone(&engine),
         exec: exec.clone(),
         detached: detached.clone(),
@@ -245,8 +248,12 @@ impl Source for Parts {
             oldest: running.first().map(|command| command.age).unwrap_or_default(),
             operations: self.detached.running().len(),
             answered_early: self.detached.answered_early(),
+            copies: self.engine.backups().written(),
+            copies_failed: self.engine.backups().failures(),
             groups: self.engine.group_health().into_iter().map(|group| (group.name, group.readable)).collect(),
             ready: self.health.report().ready,
+            journal: self.engine.journal().status(),
+            volumes: self.engine.states(),
         }
     }
 }

@@ -89,7 +89,7 @@ async fn taken_up(scene: &Scene, names: &[&str]) {
 
 #[tokio::test]
 async fn a_destroyed_group_comes_back_from_the_newest_copy_with_all_data() {
-    let scene = Scene::new("restore").await;
+    let mut scene = Scene::new("restore").await;
     let vg = scene.group.name().to_owned();
     let mut pods = Vec::new();
     for (name, parameters) in [("thin", THIN), ("thick", THICK)] {
@@ -111,7 +111,9 @@ async fn a_destroyed_group_comes_back_from_the_newest_copy_with_all_data() {
 
     destroy(&scene);
     refused(scene.delete("node-1/thin").await, Code::Unavailable, &[]);
+    scene.driver.stop().unwrap();
     restore(&scene, &copy, "false");
+    scene.restart().await;
     taken_up(&scene, &["thin", "thick", "block"]).await;
 
     assert_eq!(scene.group.lvs("lv_name,lv_uuid,lv_tags,seg_pe_ranges").unwrap(), before);
@@ -133,7 +135,7 @@ async fn a_destroyed_group_comes_back_from_the_newest_copy_with_all_data() {
 
 #[tokio::test]
 async fn an_older_copy_serves_too_less_what_was_made_since() {
-    let scene = Scene::new("older").await;
+    let mut scene = Scene::new("older").await;
     let vg = scene.group.name().to_owned();
     for name in ["stays", "goes"] {
         scene.create(block(name, 16 * MIB, THIN)).await.unwrap();
@@ -145,8 +147,10 @@ async fn an_older_copy_serves_too_less_what_was_made_since() {
     // The thin pool goes on: it knows a volume that the copy lacks, and lacks one that the copy has.
     scene.create(block("later", 16 * MIB, THIN)).await.unwrap();
     scene.delete("node-1/goes").await.unwrap();
+    scene.driver.stop().unwrap();
     destroy(&scene);
     let log = restore(&scene, &copy, "lvremove --yes $vg/goes");
+    scene.restart().await;
     assert!(log.contains("delete "), "nothing was to be removed from the pool: {log}");
     taken_up(&scene, &["stays"]).await;
     shell(&format!("cksum < /dev/{vg}/stays | cmp - /run/{vg}-stays"));

@@ -3,9 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use quarry_tests::in_vm::{DriverUnderTest, lvm};
 use serde_json::Value;
+use tonic::{Code, Status};
 
 use crate::client::{Client, Kind, device};
 use crate::cuts::Cut;
@@ -45,6 +47,7 @@ pub struct Verifier<'a> {
     client: Client,
     fates: BTreeMap<&'static str, Fate>,
     log_before: usize,
+    turn: usize,
 }
 
 impl<'a> Verifier<'a> {
@@ -53,7 +56,7 @@ impl<'a> Verifier<'a> {
         let log_before = driver.log().len();
         driver.launch().unwrap();
         let client = Client::new(driver).await;
-        Self { driver, client, fates: fates(&history.steps, cut), log_before }
+        Self { driver, client, fates: fates(&history.steps, cut), log_before, turn: cut.tick }
     }
 
     pub async fn verify(&self) {
@@ -67,8 +70,12 @@ impl<'a> Verifier<'a> {
             _ => fate.exists(),
         });
         self.everyone_agrees_on(&expected).await;
-        for (volume, fate) in &self.fates {
-            if expected.contains(*volume) {
+        // What the cut is about, and one of the others in turn.
+        let there: Vec<_> = self.fates.iter().filter(|(volume, _)| expected.contains(**volume)).collect();
+        let staged = there.iter().filter(|(_, fate)| fate.is(Act::Stage)).map(|(volume, _)| **volume);
+        let in_turn = staged.clone().nth(self.turn % staged.count().max(1));
+        for (volume, fate) in there {
+            if fate.just_now || fate.open == Some(Act::Stage) || Some(*volume) == in_turn {
                 self.usable(volume, fate).await;
             }
         }
@@ -113,15 +120,29 @@ impl<'a> Verifier<'a> {
     /// As csi-provisioner and kubelet would.
     async fn repeat_what_is_open(&self) {
         for (volume, fate) in &self.fates {
-            let done = match fate.open {
-                Some(Act::Create) => self.client.create(volume).await,
-                Some(Act::Delete) => self.client.delete(volume).await,
-                // After a reboot nothing is staged; what was begun is asked for again, or not at all.
-                Some(Act::Stage) => self.client.stage(volume).await,
-                Some(Act::Unstage) => self.client.unstage(volume).await,
-                Some(Act::Write) | None => Ok(()),
-            };
+            let mut done = self.repeat(volume, fate.open).await;
+            for _ in 0..240 {
+                match &done {
+                    // The driver itself is still finishing it.
+                    Err(status) if status.code() == Code::Aborted => {
+                        tokio::time::sleep(Duration::from_millis(250)).await;
+                        done = self.repeat(volume, fate.open).await;
+                    }
+                    _ => break,
+                }
+            }
             assert!(done.is_ok(), "{volume}, of which {fate:?}: {done:?}");
+        }
+    }
+
+    async fn repeat(&self, volume: &str, act: Option<Act>) -> Result<(), Status> {
+        match act {
+            Some(Act::Create) => self.client.create(volume).await,
+            Some(Act::Delete) => self.client.delete(volume).await,
+            // After a reboot nothing is staged; what was begun is asked for again, or not at all.
+            Some(Act::Stage) => self.client.stage(volume).await,
+            Some(Act::Unstage) => self.client.unstage(volume).await,
+            Some(Act::Write) | None => Ok(()),
         }
     }
 
@@ -160,9 +181,6 @@ impl<'a> Verifier<'a> {
     /// What is in the volume is what was acknowledged.
     async fn usable(&self, volume: &'static str, fate: &Fate) {
         let kind = Kind::of(volume);
-        if !fate.is(Act::Stage) && fate.open != Some(Act::Stage) && !fate.just_now {
-            return;
-        }
         self.client.stage(volume).await.unwrap_or_else(|status| panic!("{volume}, of which {fate:?}: {status:?}"));
         let device = device(volume);
         if kind.block {

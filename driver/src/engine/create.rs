@@ -273,9 +273,13 @@ impl Engine {
     ) -> Result<Volume, CreateError> {
         let mut writer = group.writer().await;
         writer.ready(self.runner.as_ref()).await?;
-        let reading = group.read().await?;
+        let mut reading = group.read().await?;
         let size = request.range.volume_size(request.content, reading.extent())?;
-        let needed = room::admit(self, class, &reading, request.provisioning, size).await?;
+        let mut needed = room::admit(self, class, &reading, request.provisioning, size).await?;
+        if needed.is_some() && self.clear_unfinished_pool(group, &mut writer, &reading, &class.thin_pool).await? {
+            reading = group.read().await?;
+            needed = room::admit(self, class, &reading, request.provisioning, size).await?;
+        }
         if let Some(PoolNeeded(plan)) = needed {
             self.make_pool(group, &mut writer, &class.thin_pool, &plan).await?;
         }
@@ -303,6 +307,22 @@ impl Engine {
             .volume(&self.node, &request.lv)
             .map_err(|source| CreateError::Tags { vg: group.name().to_owned(), lv: request.lv.clone(), source })?
             .ok_or_else(|| CreateError::Vanished { vg: group.name().to_owned(), lv: request.lv.clone() })
+    }
+
+    /// Removes what a killed `lvcreate` left of the pool that is to be made. True if there was something.
+    async fn clear_unfinished_pool(
+        &self,
+        group: &Group,
+        writer: &mut super::group::Writer<'_>,
+        reading: &super::Reading,
+        pool: &str,
+    ) -> Result<bool, CreateError> {
+        let found = reading.state().group.logical_volume(pool);
+        let Some(left) = found.filter(|lv| room::is_unfinished_pool(lv)) else { return Ok(false) };
+        tracing::warn!(vg = group.name(), pool, "removing what a killed lvcreate left of the thin pool");
+        let command = verbs::remove(group.name(), pool, left.uuid);
+        self.run_create(group, writer, command, format!("room for thin pool {pool}")).await?;
+        Ok(true)
     }
 
     async fn make_pool(

@@ -346,15 +346,19 @@ impl Writer<'_> {
         self.state.repair = true;
     }
 
-    /// Runs a command that changes the group.
+    /// Runs a command that changes the group. What one of unknown outcome left is repaired at once: pods that use other
+    /// volumes of the group may be frozen, and the caller may come back in minutes.
     ///
     /// # Errors
-    /// [`LvmError`]; after one of unknown outcome the group is repaired before its next change.
+    /// [`LvmError`]; where the repair fails too, it is tried again before the group's next change.
     pub async fn run(&mut self, runner: &dyn Runner, command: Command) -> Result<Reply, LvmError> {
         // Set before, so that it also holds when this future is dropped half-way.
         self.state.repair = true;
         let result = self.group.commands(runner).run(command).await;
         self.state.repair = result.as_ref().is_err_and(LvmError::outcome_unknown);
+        if let Err(error) = self.ready(runner).await {
+            tracing::error!(vg = self.group.name, error = chain(&error), "volume group is as a lost command left it");
+        }
         result
     }
 }

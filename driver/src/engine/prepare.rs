@@ -93,18 +93,22 @@ impl Engine {
     }
 
     /// Finishes the creation of a volume whose `lvcreate` was begun by an earlier request and not seen to end: it may
-    /// have been killed between making the volume and wiping the signatures that an earlier one left there.
+    /// have been killed before the volume had its device, or before the signatures were wiped that an earlier volume left
+    /// there.
     ///
     /// # Errors
     /// [`PrepareError`]; the next attempt begins again.
     pub(super) async fn finish_creation(&self, volume: &Volume) -> Result<(), PrepareError> {
         let begun = self.journaled().operations.get(volume.lv()).is_some_and(|op| op.kind == OperationKind::Create);
-        let wipes = volume.provisioning == Provisioning::Thick && volume.tags.content != Content::Block;
-        // Stage `new`: no mkfs of ours was begun on it, so nobody's data is there.
-        if !begun || !wipes || volume.tags.stage != Stage::New {
+        if !begun {
             return Ok(());
         }
         let device = self.activate(volume).await?;
+        let wipes = volume.provisioning == Provisioning::Thick && volume.tags.content != Content::Block;
+        // Stage `new`: no mkfs of ours was begun on it, so nobody's data is there.
+        if !wipes || volume.tags.stage != Stage::New {
+            return Ok(());
+        }
         let invocation = Invocation::new(&self.tools.wipefs, self.config.timeouts.kill()).arg("--all");
         let wiped = self.exec.run(invocation.arg(&device.path)).await.and_then(crate::exec::Output::success);
         wiped.map_err(PrepareError::Wipe)?;

@@ -5,8 +5,8 @@ use std::path::Path;
 use jiff::Timestamp;
 
 use crate::journal::{
-    Change, Claim, Contents, Entry, JournalError, Key, Operation, OperationKind, Origin, Pod, Published, Staged,
-    VolumeRecord,
+    Change, Claim, Contents, Entry, Journal, JournalError, Key, Operation, OperationKind, Origin, Pod, Published,
+    Staged, VolumeRecord,
 };
 use crate::volume::LvName;
 
@@ -37,6 +37,12 @@ pub fn record_of(volume: &Volume, claim: Option<Claim>, origin: Origin, since: i
 }
 
 impl Engine {
+    /// The journal.
+    #[must_use]
+    pub fn journal(&self) -> &std::sync::Arc<dyn Journal> {
+        &self.journal
+    }
+
     /// What the journal holds.
     #[must_use]
     pub fn journaled(&self) -> std::sync::Arc<Contents> {

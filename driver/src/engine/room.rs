@@ -1,7 +1,9 @@
 //! How much room a device class has now, and whether a volume fits.
 
 use crate::config::DeviceClass;
+use crate::lvm::metadata::model::LogicalVolume;
 use crate::volume::capacity::{GroupSpace, Pool, PoolPlan, PoolSpace, Room, Unusable};
+use crate::volume::tags::POOL_MARK;
 use crate::volume::{Bytes, Provisioning};
 
 use super::group::Unreadable;
@@ -81,6 +83,12 @@ pub async fn admit(
     Ok(plan.map(PoolNeeded))
 }
 
+/// Whether this is what an `lvcreate` of ours left that was killed before it made a thin pool of it: a plain volume with
+/// the pool's name and mark, in which nobody can have written anything.
+pub fn is_unfinished_pool(lv: &LogicalVolume) -> bool {
+    lv.thin_pool().is_none() && lv.has_tag(POOL_MARK)
+}
+
 async fn measure(class: &DeviceClass, reading: &Reading, provisioning: Provisioning) -> Measured {
     let space = reading.space(Bytes(class.reserve_bytes));
     let pool = match provisioning {
@@ -95,7 +103,12 @@ async fn pool(class: &DeviceClass, reading: &Reading) -> Pool {
     let Some(lv) = group.logical_volume(&class.thin_pool) else {
         return Pool::Absent { percent: class.pool_percent };
     };
-    let Some(segment) = lv.thin_pool() else { return Pool::Unusable(Unusable::NotAPool) };
+    let Some(segment) = lv.thin_pool() else {
+        return match is_unfinished_pool(lv) {
+            true => Pool::Absent { percent: class.pool_percent },
+            false => Pool::Unusable(Unusable::NotAPool),
+        };
+    };
     if !segment.zero_new_blocks {
         return Pool::Unusable(Unusable::NotZeroing);
     }

@@ -21,6 +21,8 @@ mod witness;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::telemetry::health::{Check, Fault};
+
 pub use contents::Contents;
 #[cfg(feature = "crash-points")]
 pub use forgetful::Forgetful;
@@ -42,6 +44,24 @@ pub trait Journal: Send + Sync + std::fmt::Debug {
 
     /// How it fares.
     fn status(&self) -> JournalStatus;
+}
+
+/// A write that takes longer than this is told: the disk of the state folder hangs.
+const SLOW: Duration = Duration::from_secs(10);
+
+/// Tells what is amiss with a journal.
+#[derive(Debug)]
+pub struct JournalCheck(pub Arc<dyn Journal>);
+
+impl Check for JournalCheck {
+    fn faults(&self) -> Vec<Fault> {
+        let status = self.0.status();
+        let fault = |reason: String, since| Fault { subject: "journal".to_owned(), reason, since };
+        let failing = status.failing.map(|reason| fault(format!("it takes no writes: {reason}"), None));
+        let hanging = status.write_under_way.filter(|age| *age > SLOW);
+        let hanging = hanging.map(|age| fault("a write of its disk does not end".to_owned(), Some(age)));
+        failing.into_iter().chain(hanging).collect()
+    }
 }
 
 /// The journal's disk did not take a write; UNAVAILABLE, the caller retries.
@@ -73,6 +93,8 @@ pub struct JournalStatus {
     pub writing: Duration,
     /// Why the last write failed, if it did.
     pub failing: Option<String>,
+    /// How many journals were damaged or missing since the start, and begun anew.
+    pub rebuilds: u64,
     /// For how long the write under way has been.
     pub write_under_way: Option<Duration>,
 }

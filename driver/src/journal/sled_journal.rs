@@ -113,10 +113,11 @@ impl SledJournal {
         }
     }
 
-    fn start(store: Store, contents: Contents, witness: Witness, folder: PathBuf) -> io::Result<Self> {
+    fn start(store: Store, contents: Contents, witness: Witness, folder: PathBuf, rebuilt: bool) -> io::Result<Self> {
         let mut progress = Progress::default();
         progress.status.sequence = store.sequence();
         progress.status.rows = contents.len();
+        progress.status.rebuilds = u64::from(rebuilt);
         progress.status.bytes = store.bytes().unwrap_or(0);
         let contents = RwLock::new(Arc::new(contents));
         let shared = Arc::new(Shared { folder, contents, status: Mutex::new(progress) });
@@ -159,7 +160,7 @@ fn open_blocking(state_dir: &Path) -> Result<Opened, OpenJournalError> {
     // From here on the note counts this journal's writes, not those of one that is gone.
     let in_note = |source| OpenJournalError::Io { action: "write", path: note, source };
     witness.note(store.sequence()).map_err(in_note)?;
-    let started = SledJournal::start(store, contents, witness, folder.clone());
+    let started = SledJournal::start(store, contents, witness, folder.clone(), rebuilt.is_some());
     let journal =
         started.map_err(|source| OpenJournalError::Io { action: "start a thread for", path: folder, source })?;
     Ok(Opened { journal, rebuilt })

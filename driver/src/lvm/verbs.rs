@@ -1,5 +1,7 @@
 //! The LVM commands Quarry gives, one function each. All take absolute sizes and answer prompts beforehand (`-y`).
 
+use std::fmt;
+
 use super::command::{Command, Effect};
 use super::metadata::LvmUuid;
 use crate::volume::capacity::PoolPlan;
@@ -50,7 +52,7 @@ pub fn create_pool(vg: &str, pool: &str, plan: &PoolPlan, tag: &str) -> Command 
 
 /// Removes a volume, if the name still belongs to the LV with that UUID: LVM compares under its own lock.
 #[must_use]
-pub fn remove(vg: &str, lv: &LvName, uuid: LvmUuid) -> Command {
+pub fn remove(vg: &str, lv: impl fmt::Display, uuid: LvmUuid) -> Command {
     Command::new("lvremove", Effect::Change)
         .word("-y")
         .option("-S", format_args!("lv_uuid={uuid}"))

@@ -11,7 +11,9 @@ use prometheus::{
     Registry, TextEncoder,
 };
 
+use super::store::StoreMetrics;
 use crate::exec::{Counts, Kind};
+use crate::journal::JournalStatus;
 
 /// Upper ends of the histogram's buckets in seconds: from an answer out of memory to the answer limit of a mount.
 const BUCKETS: [f64; 13] = [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0, 100.0];
@@ -29,10 +31,18 @@ pub struct Snapshot {
     pub operations: usize,
     /// How many requests were answered while their work went on.
     pub answered_early: u64,
+    /// How many copies of volume groups' metadata were written.
+    pub copies: u64,
+    /// How many could not be written.
+    pub copies_failed: u64,
     /// Each volume group, and whether it is readable.
     pub groups: Vec<(String, bool)>,
     /// Whether everything is in order.
     pub ready: bool,
+    /// How the journal fares.
+    pub journal: JournalStatus,
+    /// How many volumes there are in each state.
+    pub volumes: Vec<(&'static str, usize)>,
 }
 
 /// Where the values of a [`Snapshot`] come from.
@@ -52,8 +62,11 @@ pub struct Metrics {
     oldest: Gauge,
     operations: IntGauge,
     answered_early: IntCounter,
+    copies: IntCounter,
+    copies_failed: IntCounter,
     readable: IntGaugeVec,
     ready: IntGauge,
+    store: StoreMetrics,
     /// One at a time brings the values up to date and writes them out.
     turn: Mutex<()>,
 }
@@ -93,6 +106,14 @@ impl Metrics {
                 "quarry_operations_overdue_total",
                 "Requests answered ABORTED at their limit while their operation went on.",
             )?,
+            copies: IntCounter::new(
+                "quarry_metadata_copies_total",
+                "Copies of volume groups' metadata written to the state folder.",
+            )?,
+            copies_failed: IntCounter::new(
+                "quarry_metadata_copies_failed_total",
+                "Copies of volume groups' metadata that could not be written; each is tried again.",
+            )?,
             readable: IntGaugeVec::new(
                 Opts::new(
                     "quarry_volume_group_readable",
@@ -101,6 +122,7 @@ impl Metrics {
                 &["volume_group"],
             )?,
             ready: IntGauge::new("quarry_ready", "1 where nothing is amiss (/readyz answers 200), else 0.")?,
+            store: StoreMetrics::new(&registry)?,
             turn: Mutex::new(()),
             registry,
         };
@@ -112,6 +134,8 @@ impl Metrics {
         registry.register(Box::new(metrics.oldest.clone()))?;
         registry.register(Box::new(metrics.operations.clone()))?;
         registry.register(Box::new(metrics.answered_early.clone()))?;
+        registry.register(Box::new(metrics.copies.clone()))?;
+        registry.register(Box::new(metrics.copies_failed.clone()))?;
         registry.register(Box::new(metrics.readable.clone()))?;
         registry.register(Box::new(metrics.ready.clone()))?;
         Ok(metrics)
@@ -139,12 +163,15 @@ impl Metrics {
         self.oldest.set(snapshot.oldest.as_secs_f64());
         self.operations.set(whole(snapshot.operations));
         self.ready.set(i64::from(snapshot.ready));
+        self.store.set(&snapshot.journal, &snapshot.volumes);
         // Groups come and go.
         self.readable.reset();
         for (group, readable) in &snapshot.groups {
             self.readable.with_label_values(&[group]).set(i64::from(*readable));
         }
         catch_up(&self.answered_early, snapshot.answered_early);
+        catch_up(&self.copies, snapshot.copies);
+        catch_up(&self.copies_failed, snapshot.copies_failed);
         let processes = [(&self.started, &snapshot.commands.started), (&self.killed, &snapshot.commands.killed)];
         for (counter, counts) in processes {
             for (Kind { program, verb }, count) in counts {
@@ -173,6 +200,8 @@ mod tests {
         let mut snapshot =
             Snapshot { groups: vec![("a".to_owned(), true), ("b".to_owned(), false)], ..Snapshot::default() };
         snapshot.commands.started.insert(kind.clone(), 3);
+        snapshot.journal.rebuilds = 1;
+        snapshot.volumes.push(("lost", 2));
         metrics.answered("CreateVolume", "ABORTED", Duration::from_millis(1500));
         let text = |snapshot: &Snapshot| String::from_utf8(metrics.text(snapshot).unwrap()).unwrap();
         let first = text(&snapshot);
@@ -184,6 +213,8 @@ mod tests {
             "quarry_request_duration_seconds_count{code=\"ABORTED\",rpc=\"CreateVolume\"} 1",
             "quarry_request_duration_seconds_bucket{code=\"ABORTED\",rpc=\"CreateVolume\",le=\"1\"} 0",
             "quarry_ready 0",
+            "quarry_journal_rebuilds_total 1",
+            "quarry_volumes{state=\"lost\"} 2",
         ] {
             assert!(first.lines().any(|found| found.starts_with(line)), "no {line:?} in\n{first}");
         }

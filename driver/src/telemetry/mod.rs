@@ -3,6 +3,7 @@
 pub mod health;
 pub mod http;
 pub mod metrics;
+pub mod store;
 
 use std::io::IsTerminal as _;
 

@@ -24,11 +24,21 @@ enum Bench {
         #[arg(last = true)]
         arguments: Vec<String>,
     },
+    /// What the journal costs, and how the driver starts with many volumes.
+    Journal {
+        /// Measure an optimised driver, not a debug build.
+        #[arg(long)]
+        release: bool,
+        /// Options of the benchmark itself.
+        #[arg(last = true)]
+        arguments: Vec<String>,
+    },
 }
 
 /// Runs it.
 pub fn run(arguments: Arguments) -> Result<ExitCode> {
     match arguments.bench {
         Bench::Create { release, arguments } => Ok(suite::bench::create(release, &arguments)?.exit_code()),
+        Bench::Journal { release, arguments } => Ok(suite::bench::journal(release, &arguments)?.exit_code()),
     }
 }

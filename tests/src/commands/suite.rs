@@ -32,6 +32,12 @@ enum Suite {
         #[arg(last = true)]
         filter: Vec<String>,
     },
+    /// The driver killed at every point, and LVM's commands too.
+    Crash {
+        /// Parts of names of what to do, all of it without any.
+        #[arg(last = true)]
+        filter: Vec<String>,
+    },
     /// The driver when disks hang, fail, fill up and come back.
     Faults {
         /// Which tests, and options of the test program.
@@ -86,6 +92,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     match arguments.suite {
         Suite::Bed { filter } => Ok(suite::bed::suite(&filter)?.exit_code()),
         Suite::Kernel { udevd, filter } => each(udevd, |udev| suite::kernel::suite(udev, &filter)),
+        Suite::Crash { filter } => suite::crash::suite(&filter).map(|verdict| verdict.exit_code()),
         Suite::Faults { filter } => Ok(suite::faults::suite(&filter)?.exit_code()),
         Suite::Cluster { filter } => suite::cluster::suite(&filter).map(|verdict| verdict.exit_code()),
         Suite::Power { filter } => Ok(suite::power::suite(&filter)?.exit_code()),

@@ -9,6 +9,7 @@ use hyper_util::rt::TokioIo;
 use quarry_proto::csi::v1::controller_client::ControllerClient;
 use quarry_proto::csi::v1::identity_client::IdentityClient;
 use quarry_proto::csi::v1::node_client::NodeClient;
+use quarry_proto::quarry::v1::admin_client::AdminClient;
 use rustix::process::Signal;
 use tempfile::TempDir;
 use tonic::transport::{Channel, Endpoint};
@@ -171,6 +172,14 @@ impl DriverUnderTest {
         std::fs::read(self.path("log")).map(|log| String::from_utf8_lossy(&log).into_owned()).unwrap_or_default()
     }
 
+    /// The last lines that it has logged.
+    #[must_use]
+    pub fn log_tail(&self, lines: usize) -> String {
+        let log = self.log();
+        let all: Vec<&str> = log.lines().collect();
+        all[all.len().saturating_sub(lines)..].iter().map(|line| format!("{line}\n")).collect()
+    }
+
     /// Kills the driver alone, as a crash would: commands that it started go on.
     ///
     /// # Errors
@@ -185,6 +194,17 @@ impl DriverUnderTest {
     /// If it cannot be killed.
     pub fn kill(&mut self) -> Result<()> {
         self.process.take().map_or(Ok(()), |mut process| process.kill_tree().map(drop))
+    }
+
+    /// Waits until it has ended by itself, as at a crash point: commands that it started go on.
+    ///
+    /// # Errors
+    /// If it is not running, or does not end within two minutes.
+    pub fn wait_for_end(&mut self) -> Result<Exit> {
+        let process = self.process.as_ref().context("the driver is not running")?;
+        let exit = process.wait(START).context("the driver goes on")?;
+        self.process = None;
+        Ok(exit)
     }
 
     /// Asks it to end, as the kubelet would (SIGTERM), and tells how it ended.
@@ -262,7 +282,7 @@ impl Drop for DriverUnderTest {
     }
 }
 
-/// Clients of the three CSI services on one connection.
+/// Clients of the three CSI services, and of the driver's own, on one connection.
 #[derive(Debug, Clone)]
 pub struct Csi {
     /// Identity.
@@ -271,6 +291,8 @@ pub struct Csi {
     pub controller: ControllerClient<Channel>,
     /// Node.
     pub node: NodeClient<Channel>,
+    /// What the driver's own command line asks.
+    pub admin: AdminClient<Channel>,
 }
 
 impl Csi {
@@ -289,7 +311,8 @@ impl Csi {
         Ok(Self {
             identity: IdentityClient::new(channel.clone()),
             controller: ControllerClient::new(channel.clone()),
-            node: NodeClient::new(channel),
+            node: NodeClient::new(channel.clone()),
+            admin: AdminClient::new(channel),
         })
     }
 }

@@ -1,5 +1,7 @@
 //! Benchmarks in a machine; their results are copied out.
 
+use std::path::PathBuf;
+
 use anyhow::Result;
 
 use super::build::{self, Profile};
@@ -7,21 +9,34 @@ use super::{Program, Suite, Verdict, budget, kernel, run};
 use crate::cache;
 use crate::command::Command;
 
-/// Where the program in the machine leaves its result.
-const RESULT: &str = "/run/quarry/bench-create.json";
-
 /// Builds the create benchmark, runs it in one machine and copies its result to `bench/create.json` in cargo's output
 /// folder.
 ///
 /// # Errors
 /// If it cannot be built.
 pub fn create(release: bool, arguments: &[String]) -> Result<Verdict> {
-    let tests = build::test_program("bench_create")?;
     let driver = build::driver(if release { Profile::Release } else { Profile::Debug })?;
-    let command =
-        Command::new(tests).args(arguments).env("QUARRY_DRIVER_BIN", driver).env("QUARRY_BENCH_RESULT", RESULT);
-    let to = cache::target().join("bench/create.json");
-    let budget = budget(Suite::BenchCreate);
-    let program = Program { name: "bench-create".to_owned(), command, budget, result: Some((RESULT.into(), to)) };
-    Ok(run(&program, |folder| kernel::machine("bench-create", false, folder)))
+    measure("create", Suite::BenchCreate, driver, arguments)
+}
+
+/// Builds the journal benchmark, with a driver that can do without its journal, runs it in one machine and copies its
+/// result to `bench/journal.json` in cargo's output folder.
+///
+/// # Errors
+/// If it cannot be built.
+pub fn journal(release: bool, arguments: &[String]) -> Result<Verdict> {
+    let driver = build::driver_with_crash_points(if release { Profile::Release } else { Profile::Debug })?;
+    measure("journal", Suite::BenchJournal, driver, arguments)
+}
+
+fn measure(bench: &str, suite: Suite, driver: PathBuf, arguments: &[String]) -> Result<Verdict> {
+    let name = format!("bench-{bench}");
+    let tests = build::test_program(&format!("bench_{bench}"))?;
+    // Where the program in the machine leaves its result.
+    let result = format!("/run/quarry/{name}.json");
+    let command = Command::new(tests).args(arguments);
+    let command = command.env("QUARRY_DRIVER_BIN", driver).env("QUARRY_BENCH_RESULT", &result);
+    let to = cache::target().join(format!("bench/{bench}.json"));
+    let program = Program { name: name.clone(), command, budget: budget(suite), result: Some((result.into(), to)) };
+    Ok(run(&program, |folder| kernel::machine(&name, false, folder)))
 }

@@ -15,12 +15,16 @@ pub enum Suite {
     Faults,
     /// csi-sanity against the driver.
     Sanity,
+    /// The driver killed at every point, and LVM's commands too.
+    Crash,
     /// The driver in Kubernetes on two nodes.
     Cluster,
     /// Power cuts.
     Power,
     /// Latencies and process counts of create and delete.
     BenchCreate,
+    /// What the journal costs; starting with many volumes.
+    BenchJournal,
 }
 
 /// Wall time from starting the machine to its power-off, without building. A suite that takes longer has no verdict.
@@ -33,9 +37,11 @@ pub fn budget(suite: Suite) -> Duration {
         Suite::KernelUdev => 30,
         Suite::Faults => 20,
         Suite::Sanity => 25,
+        Suite::Crash => 30,
         Suite::Cluster => 60,
         Suite::Power => 20,
         Suite::BenchCreate => 20,
+        Suite::BenchJournal => 30,
     };
     Duration::from_secs(minutes * 60)
 }

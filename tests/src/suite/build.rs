@@ -1,7 +1,7 @@
 //! Builds what a suite runs, with cargo's own progress shown.
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -36,6 +36,16 @@ pub(crate) fn driver(profile: Profile) -> Result<PathBuf> {
     build(&arguments, "quarry-driver")
 }
 
+/// Builds the driver with its crash points.
+pub(super) fn driver_with_crash_points(profile: Profile) -> Result<PathBuf> {
+    const NAME: &str = "quarry-driver-crash";
+    let mut arguments = vec!["build", "--workspace", "--bin", NAME, "--features", "quarry-driver/crash-points"];
+    if profile == Profile::Release {
+        arguments.push("--release");
+    }
+    build(&arguments, NAME)
+}
+
 /// Always of the whole workspace: with a part of it cargo chooses other features of the dependencies and builds them anew.
 fn build(arguments: &[&str], target: &str) -> Result<PathBuf> {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
@@ -49,7 +59,30 @@ fn build(arguments: &[&str], target: &str) -> Result<PathBuf> {
     if !exit.success() {
         bail!("`{command}` ended with {exit}");
     }
-    executable(&String::from_utf8_lossy(&messages), target).with_context(|| format!("cargo built no program {target}"))
+    let built = executable(&String::from_utf8_lossy(&messages), target);
+    keep(&built.with_context(|| format!("cargo built no program {target}"))?)
+}
+
+/// A machine maps a program that it runs from this folder's filesystem: another build must not change it meanwhile. So it
+/// gets a name of its own, which stays what it is; those of runs that are over go.
+fn keep(built: &Path) -> Result<PathBuf> {
+    let all = cache::target().join("testbed/programs");
+    let own = all.join(std::process::id().to_string());
+    std::fs::create_dir_all(&own).with_context(|| format!("cannot make {}", own.display()))?;
+    for entry in std::fs::read_dir(&all).with_context(|| format!("cannot read {}", all.display()))? {
+        let entry = entry?;
+        if !Path::new("/proc").join(entry.file_name()).exists() {
+            std::fs::remove_dir_all(entry.path())
+                .with_context(|| format!("cannot remove {}", entry.path().display()))?;
+        }
+    }
+    let kept = own.join(built.file_name().context("a program without a name")?);
+    // cargo never writes into a file that is there: it makes a new one.
+    match std::fs::hard_link(built, &kept) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+        linked => linked.with_context(|| format!("cannot link {}", kept.display()))?,
+    }
+    Ok(kept)
 }
 
 /// The program of a target, from cargo's messages.

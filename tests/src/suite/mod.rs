@@ -9,6 +9,7 @@ mod budget;
 pub(crate) mod build;
 mod closing;
 pub mod cluster;
+pub mod crash;
 pub mod faults;
 pub mod kernel;
 pub mod power;

@@ -4,8 +4,8 @@
 //! another name are nobody's business here.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -21,6 +21,9 @@ const ENDING: &str = ".vg";
 const UNFINISHED: &str = "unfinished";
 /// The time in the files' names.
 const TIME: &str = "%Y%m%dT%H%M%SZ";
+
+/// Bytes compared at a time.
+const PIECE: usize = 64 << 10;
 
 /// A text to keep.
 #[derive(Debug)]
@@ -72,9 +75,9 @@ impl BackupFolder {
         let second = present.last().map_or(now.as_second(), |newest| now.as_second().max(newest.kept.second + 1));
         let time = Timestamp::from_second(second).map_err(io::Error::other)?;
         let name = format!("{}-{:010}{ENDING}", time.strftime(TIME), copy.seqno);
-        let contents = contents(copy, now);
-        self.write(&name, &contents)?;
-        let kept = Kept { second, bytes: contents.len() as u64 };
+        let heading = heading(copy, now);
+        self.write(&name, &[heading.as_bytes(), &copy.text, b"\n"])?;
+        let kept = Kept { second, bytes: (heading.len() + copy.text.len() + 1) as u64 };
         present.push(Present { name: name.clone(), kept });
         let all: Vec<Kept> = present.iter().map(|file| file.kept).collect();
         for place in superfluous(&all) {
@@ -108,20 +111,31 @@ impl BackupFolder {
         Ok(present)
     }
 
-    /// Whether a file ends with that text.
+    /// Whether a file ends with that text. Piece by piece: it may be as long as the group has volumes.
     fn has(&self, file: &Present, text: &[u8]) -> io::Result<bool> {
         let path = self.path.join(&file.name);
-        let mut contents = Vec::new();
-        let read = File::open(&path).and_then(|mut file| file.read_to_end(&mut contents));
-        read.map_err(|error| named(&path, &error))?;
-        Ok(contents.strip_suffix(b"\n").is_some_and(|contents| contents.ends_with(text)))
+        let Some(begin) = file.kept.bytes.checked_sub(text.len() as u64 + 1) else { return Ok(false) };
+        let compare = || {
+            let opened = File::open(&path)?;
+            let (mut piece, mut at) = (vec![0; PIECE], begin);
+            for wanted in text.chunks(PIECE) {
+                let found = &mut piece[..wanted.len()];
+                opened.read_exact_at(found, at)?;
+                if found != wanted {
+                    return Ok(false);
+                }
+                at += wanted.len() as u64;
+            }
+            Ok(true)
+        };
+        compare().map_err(|error| named(&path, &error))
     }
 
-    fn write(&self, name: &str, contents: &[u8]) -> io::Result<()> {
+    fn write(&self, name: &str, parts: &[&[u8]]) -> io::Result<()> {
         let (unfinished, path) = (self.path.join(UNFINISHED), self.path.join(name));
         let write = || {
             let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
-            file.write_all(contents)?;
+            parts.iter().try_for_each(|part| file.write_all(part))?;
             file.sync_all()?;
             fs::rename(&unfinished, &path)
         };
@@ -130,19 +144,15 @@ impl BackupFolder {
     }
 }
 
-/// LVM's text, with two lines for whoever opens the file. LVM passes over comments, and takes its own closing lines
+/// Two lines before LVM's text, for whoever opens the file. LVM passes over comments, and takes its own closing lines
 /// (`contents`, `version`) as well behind the group as before it.
-fn contents(copy: &Copy, now: Timestamp) -> Vec<u8> {
-    let Copy { vg, vg_uuid, seqno, text } = copy;
-    let mut contents = format!(
+fn heading(copy: &Copy, now: Timestamp) -> String {
+    let Copy { vg, vg_uuid, seqno, .. } = copy;
+    format!(
         "# Metadata of volume group {vg} ({vg_uuid}), change {seqno}, kept by Quarry at {}.\n\
          # To restore it see \"Restoring a volume group's metadata\" in Quarry's docs/reliability.md.\n\n",
         now.strftime("%Y-%m-%d %H:%M:%S UTC")
     )
-    .into_bytes();
-    contents.extend_from_slice(text);
-    contents.push(b'\n');
-    contents
 }
 
 /// The time in a copy's name; none in another file's.
@@ -193,6 +203,12 @@ mod tests {
         let folder = BackupFolder::new(dir.path(), "vg");
         let path = folder.add(&copy(5), at(1_800_000_000)).unwrap().unwrap();
         assert_eq!(folder.add(&copy(5), at(1_800_000_100)).unwrap(), None);
+        let mut long = copy(5);
+        long.text = vec![b'x'; 3 * PIECE + 1].into();
+        assert!(folder.add(&long, at(1_800_000_200)).unwrap().is_some());
+        assert_eq!(folder.add(&long, at(1_800_000_300)).unwrap(), None);
+        long.text = [vec![b'x'; 3 * PIECE], b"y".to_vec()].concat().into();
+        assert!(folder.add(&long, at(1_800_000_400)).unwrap().is_some());
         let text = fs::read_to_string(path).unwrap();
         assert!(
             text.starts_with(

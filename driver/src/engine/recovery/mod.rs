@@ -21,6 +21,7 @@ use crate::volume::{LvName, VolumeHandle};
 
 use super::locks::VolumeGuard;
 use super::records::{now, record_of};
+use super::survey::{State, survey};
 use super::{Engine, Reading};
 
 impl Engine {
@@ -97,16 +98,7 @@ impl Engine {
 
     /// What is there, as far as it is known without reading disks again.
     pub async fn seen(&self) -> Seen {
-        let groups = self.groups.all();
-        let groups: Vec<GroupSeen> = groups
-            .iter()
-            .map(|group| {
-                let mut seen = self.group_seen(&group.known());
-                // A command of an earlier driver may be about to make what is not there yet.
-                seen.whole &= group.is_settled();
-                seen
-            })
-            .collect();
+        let groups = self.groups_seen();
         let mut ours: BTreeSet<LvName> = groups.iter().flat_map(|group| group.ours.keys().cloned()).collect();
         // A volume whose disk is gone may be mounted still.
         ours.extend(self.journaled().volumes.keys().cloned());
@@ -122,6 +114,29 @@ impl Engine {
             Err(_) => None,
         };
         Seen { groups, none_gone: self.groups.none_gone().is_ok(), mounts, now: now() }
+    }
+
+    /// How many volumes there are in each state; nothing is looked at for this.
+    #[must_use]
+    pub fn states(&self) -> Vec<(&'static str, usize)> {
+        let none_gone = self.groups.none_gone().is_ok();
+        let seen = Seen { groups: self.groups_seen(), none_gone, mounts: None, now: now() };
+        let volumes = survey(&self.journaled(), &seen);
+        let count = |state| volumes.iter().filter(|volume| volume.state == state).count();
+        State::ALL.into_iter().map(|state| (state.name(), count(state))).collect()
+    }
+
+    fn groups_seen(&self) -> Vec<GroupSeen> {
+        let groups = self.groups.all();
+        groups
+            .iter()
+            .map(|group| {
+                let mut seen = self.group_seen(&group.known());
+                // A command of an earlier driver may be about to make what is not there yet.
+                seen.whole &= group.is_settled();
+                seen
+            })
+            .collect()
     }
 
     fn group_seen(&self, reading: &Reading) -> GroupSeen {
