@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
-use super::{disks, wipe};
+use super::disks;
 use crate::command::Command;
 use crate::process;
 
@@ -27,7 +27,7 @@ pub struct WeakDisk {
 }
 
 impl WeakDisk {
-    /// A sound disk of `mib` MiB, all zeroes.
+    /// A sound disk of `mib` MiB; what is on it is left from its last user.
     ///
     /// # Errors
     /// Outside a machine, if no scratch disk is free, or device-mapper's.
@@ -43,7 +43,6 @@ impl WeakDisk {
             pulled: AtomicBool::new(false),
         };
         disk.plug_in()?;
-        wipe(&disk.path)?;
         Ok(disk)
     }
 
@@ -117,10 +116,10 @@ impl WeakDisk {
 
 impl Drop for WeakDisk {
     fn drop(&mut self) {
+        // What was on it was wiped by who used it as a volume group.
         let removed = self.heal().and_then(|()| self.pull());
-        let wiped = removed.and_then(|()| wipe(&self.below));
         disks::give_back(std::slice::from_ref(&self.below));
-        if let Err(error) = wiped {
+        if let Err(error) = removed {
             eprintln!("cannot remove the disk {}: {error:#}", self.name);
             assert!(std::thread::panicking(), "{} is left behind", self.name);
         }
