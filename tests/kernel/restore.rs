@@ -67,6 +67,8 @@ fn destroy(scene: &Scene) {
     let start = lvm("pvs", &fields).unwrap().success().unwrap().stdout_text();
     let bytes: u64 = start.trim().parse().unwrap();
     lvm("vgchange", &["-an", vg]).unwrap().success().unwrap();
+    // As the manual demands.
+    shell(&format!("! dmsetup ls | grep '^{vg}-'"));
     shell(&format!("blkdiscard --zeroout --length {bytes} {disk} && ! blkid -p {disk} && ! lvm pvs {disk}"));
 }
 
