@@ -35,7 +35,7 @@ pub fn budget(suite: Suite) -> Duration {
         Suite::Bed => 15,
         Suite::Kernel => 35,
         Suite::KernelUdev => 30,
-        Suite::Faults => 20,
+        Suite::Faults => 30,
         Suite::Sanity => 25,
         Suite::Crash => 30,
         Suite::Cluster => 60,
