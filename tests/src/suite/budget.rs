@@ -33,7 +33,7 @@ pub enum Suite {
 pub fn budget(suite: Suite) -> Duration {
     let minutes = match suite {
         Suite::Bed => 15,
-        Suite::Kernel => 35,
+        Suite::Kernel => 50,
         Suite::KernelUdev => 30,
         Suite::Faults => 30,
         Suite::Sanity => 25,
