@@ -10,6 +10,7 @@ pub mod config;
 pub mod crash;
 pub mod csi;
 pub mod device_number;
+pub mod durable;
 pub mod engine;
 pub mod exec;
 pub mod filesystem;

@@ -3,6 +3,7 @@
 //! **Invariant.** A volume is made by one `lvcreate` with all its tags. Success is told only when the volume group's
 //! metadata says so, and the disks' caches are flushed. A repeated request finds the volume and compares what shapes it.
 
+use crate::config::DeviceClass;
 use crate::journal::{Claim, JournalError, OperationKind, Origin};
 use crate::lvm::flush::{self, FlushError};
 use crate::lvm::runner::LvmError;
@@ -11,8 +12,6 @@ use crate::volume::capacity::{Bound, PoolPlan};
 use crate::volume::size::{SizeError, SizeRange};
 use crate::volume::tags::{self, POOL_MARK, TagError};
 use crate::volume::{Bytes, Content, LvName, Provisioning, Stage, Tags};
-
-use crate::config::DeviceClass;
 
 use super::group::{Group, Unreadable};
 use super::groups::Freshness;
@@ -218,7 +217,7 @@ impl Engine {
             .volume(&self.node, &lv)
             .map_err(|source| CreateError::Tags { vg, lv: lv.clone(), source })?
             .ok_or_else(|| CreateError::Vanished { vg: group.name().to_owned(), lv })?;
-        if self.journaled().operations.get(&request.lv).is_some_and(|begun| begun.kind == OperationKind::Delete) {
+        if self.journaled().begun(&request.lv) == Some(OperationKind::Delete) {
             return Err(CreateError::BeingDeleted(request.lv.clone()));
         }
         compare(&volume, request)?;
@@ -229,7 +228,7 @@ impl Engine {
     async fn make(&self, request: &CreateRequest) -> Result<Volume, CreateError> {
         let known = self.journaled();
         if let Some(record) = known.volumes.get(&request.lv) {
-            if !known.operations.get(&request.lv).is_some_and(|begun| begun.kind == OperationKind::Delete) {
+            if known.begun(&request.lv) != Some(OperationKind::Delete) {
                 // It is lost only if its own group was read whole and does not show it.
                 let group = self.groups.all().into_iter().find(|group| group.uuid().to_string() == record.vg_uuid);
                 let (vg, uuid) = (record.vg.clone(), record.vg_uuid.clone());

@@ -15,6 +15,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use crate::crash;
+use crate::durable::sync_parent;
 
 /// The file's name in the state folder.
 const FILE: &str = "volume-groups.json";
@@ -181,7 +182,7 @@ impl Pins {
         crash::point("pins.write.written");
         fs::rename(&new, &self.path)?;
         crash::point("pins.write.renamed");
-        fs::File::open(self.path.parent().unwrap_or(Path::new("/")))?.sync_all()?;
+        sync_parent(&self.path)?;
         crash::point("pins.write.after");
         Ok(())
     }

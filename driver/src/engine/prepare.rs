@@ -99,7 +99,7 @@ impl Engine {
     /// # Errors
     /// [`PrepareError`]; the next attempt begins again.
     pub(super) async fn finish_creation(&self, volume: &Volume) -> Result<(), PrepareError> {
-        let begun = self.journaled().operations.get(volume.lv()).is_some_and(|op| op.kind == OperationKind::Create);
+        let begun = self.journaled().begun(volume.lv()) == Some(OperationKind::Create);
         if !begun {
             return Ok(());
         }

@@ -1,8 +1,8 @@
 //! The only code that starts processes.
 //!
 //! A command is an argument vector, never a shell line. Both of its pipes are drained at once, so no amount of output
-//! can block it, and of a flood of errors only the beginning and the end are kept. It runs in a process group of its own; at its limit the whole group is killed, because a killed
-//! parent's children would otherwise hold the pipes and go on.
+//! can block it, and of a flood of errors only the beginning and the end are kept. It runs in a process group of its own;
+//! at its limit the whole group is killed, because a killed parent's children would otherwise hold the pipes and go on.
 //!
 //! **Invariant.** [`Exec::run`] ends only when the process is gone. Whoever waits for it with a shorter patience (a
 //! gRPC request) leaves it running and keeps the volume's lock with it. So "the command ended" is never a guess, and a

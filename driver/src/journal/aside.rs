@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 
+use crate::durable::sync_parent;
+
 /// Renames `folder` to `<folder>.damaged.<UTC time>`; where that name is taken, to the next number behind it.
 ///
 /// # Errors
@@ -23,7 +25,7 @@ pub fn set_aside(folder: &Path, now: Timestamp) -> io::Result<PathBuf> {
             continue;
         }
         fs::rename(folder, &aside)?;
-        fs::File::open(folder.parent().unwrap_or(Path::new("/")))?.sync_all()?;
+        sync_parent(folder)?;
         return Ok(aside);
     }
     Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("too many {}.damaged.{time}", folder.display())))

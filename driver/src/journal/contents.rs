@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::row::{Change, Entry, Key, Operation, Published, Staged, VolumeRecord};
+use super::row::{Change, Entry, Key, Operation, OperationKind, Published, Staged, VolumeRecord};
 use crate::volume::LvName;
 
 /// All rows.
@@ -70,6 +70,12 @@ impl Contents {
         keys.extend(self.staged_paths(lv).map(|path| Key::Staged(lv.clone(), path.to_owned())));
         keys.extend(self.published_of(lv).map(|(path, _)| Key::Published(lv.clone(), path.to_owned())));
         keys
+    }
+
+    /// What was begun on a volume and not seen to end.
+    #[must_use]
+    pub fn begun(&self, lv: &LvName) -> Option<OperationKind> {
+        self.operations.get(lv).map(|operation| operation.kind)
     }
 
     /// Where a volume is staged.

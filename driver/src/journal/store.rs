@@ -18,6 +18,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::contents::Contents;
 use super::row::{Change, Entry};
+use crate::durable::{sync_folder, sync_parent};
 
 /// The format that this driver writes; one that is newer is refused.
 const FORMAT: u32 = 1;
@@ -105,9 +106,7 @@ impl Store {
         if store.summary.sequence == 0 {
             store.apply(&[]).map_err(io)?;
             // The files' names.
-            File::open(folder).and_then(|dir| dir.sync_all()).map_err(io)?;
-            let parent = folder.parent().unwrap_or(Path::new("/"));
-            File::open(parent).and_then(|dir| dir.sync_all()).map_err(io)?;
+            sync_folder(folder).and_then(|()| sync_parent(folder)).map_err(io)?;
         }
         Ok((store, contents))
     }

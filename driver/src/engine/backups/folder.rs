@@ -13,6 +13,8 @@ use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 
+use crate::durable::sync_folder;
+
 use super::thinning::{Kept, superfluous};
 
 /// Ends the files' names.
@@ -164,7 +166,7 @@ fn second_of(name: &str) -> Option<i64> {
 }
 
 fn sync(folder: &Path) -> io::Result<()> {
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(|error| named(folder, &error))
+    sync_folder(folder).map_err(|error| named(folder, &error))
 }
 
 fn named(path: &Path, error: &io::Error) -> io::Error {

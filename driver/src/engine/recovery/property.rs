@@ -165,7 +165,7 @@ impl World {
 
     /// As the engine does it, step by step. True when the caller is told of success.
     fn create(&mut self, name: &LvName, group: usize, fuse: &mut Fuse) -> Result<bool, Crash> {
-        let begun = self.journal.operations.get(name).map(|operation| operation.kind);
+        let begun = self.journal.begun(name);
         let all_read = self.hidden.is_empty();
         match self.find(name) {
             Some((of, volume)) if volume.ours => {
