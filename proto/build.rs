@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use prost::Message as _;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["proto/csi.proto", "proto/registration.proto", "proto/admin.proto"];
+    let files = ["proto/csi.proto", "proto/registration.proto", "proto/admin.proto", "proto/capacity.proto"];
     for file in files {
         println!("cargo:rerun-if-changed={file}");
     }

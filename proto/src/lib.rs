@@ -1,4 +1,4 @@
-//! Messages, clients and servers of CSI 1.13, of the kubelet's plugin registration and of the driver's own command line,
+//! Messages, clients and servers of CSI 1.13, of the kubelet's plugin registration and of the driver's own programs,
 //! generated from `proto/*.proto`.
 //!
 //! **Invariant.** Nothing but generated code: whoever needs a helper for a message has it where it is needed.
@@ -11,7 +11,7 @@ pub mod csi {
     }
 }
 
-/// Package `quarry`: what the driver's own command line asks of it.
+/// Package `quarry`: what the driver's own command line and the capacity-reporter ask of it.
 pub mod quarry {
     /// Release 1 of it.
     pub mod v1 {
