@@ -152,7 +152,7 @@ pub async fn all(report: &Report, deaths: Deaths) -> Result<()> {
     ensure!(!calls.is_empty(), "{} changes nothing in device-mapper", deaths.name);
     let mut lives = 0;
     for who in deaths.who {
-        for call in &calls {
+        for call in report.sample.pick(&format!("{}{who:?}", deaths.name), calls.iter().collect()) {
             lives += 1;
             let outcome = life(&mut lane, deaths, Some((*who, call)), &format!("pvc-{lives}")).await;
             let failed = outcome.is_err();
