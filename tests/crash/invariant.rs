@@ -13,7 +13,7 @@ use quarry_tests::process;
 
 use crate::lane::{self, Lane};
 
-const FIELDS: &str = "lv_name,lv_uuid,lv_size,lv_tags,lv_attr,seg_pe_ranges,transaction_id";
+const FIELDS: &str = "lv_name,lv_uuid,lv_size,lv_tags,lv_attr,seg_pe_ranges,transaction_id,chunk_size";
 
 /// Fails with everything that is not as it should be.
 pub async fn check(lane: &Lane) -> Result<()> {
@@ -79,19 +79,39 @@ async fn logical_volumes(lane: &Lane) -> Result<Vec<String>> {
             wrong.push(format!("device {name} belongs to no logical volume"));
         }
     }
-    for row in rows.iter().filter(|row| !row["transaction_id"].is_empty()) {
-        let kernel = kernel_transaction(&format!("{}-tpool", mapping(&prefix, &row["lv_name"])))?;
-        if kernel.as_ref().is_some_and(|kernel| *kernel != row["transaction_id"]) {
-            let (pool, metadata) = (&row["lv_name"], &row["transaction_id"]);
-            wrong.push(format!(
-                "pool {pool} is at transaction {metadata} in LVM's metadata and at {kernel:?} in the kernel"
-            ));
-        }
-    }
+    wrong.extend(pools(&rows, &prefix)?);
 
     let theirs = theirs(&rows);
     if theirs != lane.theirs {
         wrong.push(format!("the foreign volume was {:?}, it is {theirs:?}", lane.theirs));
+    }
+    Ok(wrong)
+}
+
+/// Every pool is in the kernel what it is in LVM's metadata, also before anybody asks the driver for anything.
+pub fn check_pools(lane: &Lane) -> Result<()> {
+    let prefix = format!("{}-", lane.scene.group.name().replace('-', "--"));
+    conclude(pools(&lane.scene.group.lvs(FIELDS)?, &prefix)?)
+}
+
+fn pools(rows: &[Row], prefix: &str) -> Result<Vec<String>> {
+    let mut wrong = Vec::new();
+    for row in rows.iter().filter(|row| !row["transaction_id"].is_empty()) {
+        let kernel = kernel_pool(&format!("{}-tpool", mapping(prefix, &row["lv_name"])))?;
+        let Some((transaction, blocks)) = kernel else { continue };
+        let pool = &row["lv_name"];
+        if transaction != row["transaction_id"] {
+            let metadata = &row["transaction_id"];
+            wrong.push(format!(
+                "pool {pool} is at transaction {metadata} in LVM's metadata and at {transaction} in the kernel"
+            ));
+        }
+        // One that is larger in the kernel gives out blocks that LVM takes for free.
+        let (chunk, metadata): (u64, u64) = (row["chunk_size"].parse()?, row["lv_size"].parse()?);
+        if blocks * chunk != metadata {
+            let kernel = blocks * chunk;
+            wrong.push(format!("pool {pool} has {metadata} bytes in LVM's metadata and {kernel} in the kernel"));
+        }
     }
     Ok(wrong)
 }
@@ -173,15 +193,18 @@ fn mappings(prefix: &str) -> Result<Vec<(String, bool)>> {
     Ok(found)
 }
 
-/// The transaction id of a live pool.
-fn kernel_transaction(device: &str) -> Result<Option<String>> {
+/// The transaction of a thin pool, and how many blocks of data it has, as the kernel says.
+fn kernel_pool(device: &str) -> Result<Option<(String, u64)>> {
     let command = Command::new("dmsetup").args(["status", "--noflush", "--target", "thin-pool", device]);
     let status = process::run(&command, Duration::from_secs(60))?;
     if !status.exit.success() {
         return Ok(None);
     }
-    // `0 7340032 thin-pool 3 ...`
-    Ok(status.stdout_text().split_whitespace().nth(3).map(str::to_owned))
+    // `0 7340032 thin-pool 3 115/1024 320/1600 ...`
+    let text = status.stdout_text();
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let blocks = words.get(5).and_then(|word| word.split('/').nth(1)).and_then(|blocks| blocks.parse().ok());
+    Ok(words.get(3).zip(blocks).map(|(transaction, blocks)| ((*transaction).to_owned(), blocks)))
 }
 
 /// Mount points below a folder, sorted; one that is mounted over twice comes twice.

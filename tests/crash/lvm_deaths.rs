@@ -255,6 +255,7 @@ async fn death(
     }
     // Before the caller asks again: nobody else may have to wait for that.
     lane.others_are_well().context("before the caller asks again")?;
+    invariant::check_pools(lane).context("before the caller asks again")?;
     let refusals = subject.insist(&lane.scene.csi, operation).await?;
     Ok((summary("asked again", &refusals), Vec::new()))
 }

@@ -1,7 +1,8 @@
 //! Asks the kernel's device-mapper for what is not on disk: which devices exist, whether they are open or
 //! suspended, and how full a thin pool is.
 //!
-//! Invariant: the only unsafe code of the driver; every request here reads, none changes a device. Each may
+//! Invariant: the only unsafe code of the driver; every request here reads, but for one that throws away a table which
+//! is not in use ([`DeviceMapper::clear_table`]). Each may
 //! block while a device is being suspended or its table loaded: call it on a thread that may wait, such as
 //! `tokio::task::spawn_blocking`.
 
@@ -41,6 +42,7 @@ const FLAG_NO_FLUSH: u32 = 1 << 11;
 const COMMAND_VERSION: u8 = 0;
 const COMMAND_LIST_DEVICES: u8 = 2;
 const COMMAND_DEVICE_STATUS: u8 = 7;
+const COMMAND_TABLE_CLEAR: u8 = 10;
 const COMMAND_TABLE_STATUS: u8 = 12;
 
 /// A request that the kernel did not answer as asked.
@@ -200,6 +202,15 @@ impl DeviceMapper {
         };
         let count = answer.u32_at(20);
         parse_targets(answer.payload(&action)?, count, key.text(), &action).map(Some)
+    }
+
+    /// Throws away a table that was loaded and not taken into use; the one in use stays.
+    ///
+    /// # Errors
+    /// [`DmError`] if the kernel refuses.
+    pub fn clear_table(&self, key: Key<'_>) -> Result<(), DmError> {
+        let action = format!("clear the inactive table of {}", key.text());
+        self.ask(COMMAND_TABLE_CLEAR, Some(key), 0, &action).map(drop)
     }
 
     /// All of LVM's devices: those whose identifier begins with `LVM-` and, if given, then with `vg`. One request per

@@ -1,19 +1,24 @@
 //! Finds and repairs what an LVM command left behind that was killed in mid-command: a suspended origin, a whole pool
-//! frozen, a pool whose kernel is a transaction behind its metadata, a new pool without a device.
+//! frozen, a table loaded and not taken into use, a pool whose kernel is a transaction behind its metadata, a new pool without a device.
 //!
 //! **Invariant.** Looking never changes anything and runs no process; a healthy group is not touched.
 
 use std::fmt;
+use std::fs::File;
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::dm::{DeviceMapper, DmError, Key};
+use rustix::fs::{FlockOperation, flock};
+
+use super::dm::{DeviceMapper, DeviceStatus, DmError, Key};
 use super::dm_name::{Layer, device_uuid, split_device_name};
 use super::dm_status::{PoolStatus, TargetStatus};
 use super::metadata::model::{LogicalVolume, VolumeGroup};
 use super::runner::{LvmError, Runner};
 use super::verbs;
+use super::watch::WatchOptions;
 use crate::volume::tags::POOL_MARK;
 
 /// One thing that is not as it should be.
@@ -21,6 +26,12 @@ use crate::volume::tags::POOL_MARK;
 pub enum Leftover {
     /// A device that holds back all reads and writes.
     Suspended {
+        /// Its device-mapper name.
+        device: String,
+    },
+    /// A table that was loaded and not taken into use. Whatever resumes the device next would take it into use, also where
+    /// LVM's metadata never came to say so: a pool could grow over extents that belong to nobody.
+    StaleTable {
         /// Its device-mapper name.
         device: String,
     },
@@ -39,6 +50,7 @@ impl fmt::Display for Leftover {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Suspended { device } => write!(f, "device {device} is suspended"),
+            Self::StaleTable { device } => write!(f, "device {device} has a table that was loaded and never used"),
             Self::PoolBehind { pool, metadata, kernel } => {
                 write!(
                     f,
@@ -61,6 +73,18 @@ pub enum RepairError {
     /// LVM refused.
     #[error("cannot repair what a killed command left behind")]
     Lvm(#[from] LvmError),
+    /// LVM's lock on the group cannot be taken.
+    #[error("cannot take LVM's lock {}", path.display())]
+    Lock {
+        /// The lock's file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Another program holds LVM's lock on the group.
+    #[error("another program has been holding LVM's lock on the volume group for {} s", LOCK_LIMIT.as_secs())]
+    Locked,
     /// It did not help.
     #[error("after repairs: {}", leftovers.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Remains {
@@ -84,6 +108,9 @@ pub async fn repair(runner: &dyn Runner, group: &VolumeGroup) -> Result<(), Repa
         for leftover in &leftovers {
             tracing::warn!(vg = group.name, %leftover, "repairing what a killed command left behind");
         }
+        if leftovers.iter().any(|leftover| matches!(leftover, Leftover::StaleTable { .. })) {
+            clear_stale_tables(group).await?;
+        }
         if round > 0 {
             for volume in suspended_volumes(group, &leftovers) {
                 runner.run(verbs::refresh_volume(&group.name, &volume)).await?;
@@ -96,6 +123,56 @@ pub async fn repair(runner: &dyn Runner, group: &VolumeGroup) -> Result<(), Repa
         return Err(RepairError::Remains { leftovers });
     }
     activate_pools(runner, group).await
+}
+
+/// How long is waited for LVM's lock, and how often is tried.
+const LOCK_LIMIT: Duration = Duration::from_secs(30);
+const LOCK_PERIOD: Duration = Duration::from_millis(500);
+
+/// Throws away the tables that were loaded and not taken into use, so that the refresh loads those of the metadata: LVM
+/// would resume with what is loaded.
+async fn clear_stale_tables(group: &VolumeGroup) -> Result<(), RepairError> {
+    let give_up = tokio::time::Instant::now() + LOCK_LIMIT;
+    loop {
+        let looked = group.clone();
+        if tokio::task::spawn_blocking(move || clear_blocking(&looked)).await?? {
+            return Ok(());
+        }
+        if tokio::time::Instant::now() >= give_up {
+            return Err(RepairError::Locked);
+        }
+        tokio::time::sleep(LOCK_PERIOD).await;
+    }
+}
+
+/// False where another program holds LVM's lock: what it has loaded it will use.
+fn clear_blocking(group: &VolumeGroup) -> Result<bool, RepairError> {
+    let path = WatchOptions::default().lock_directory.join(format!("V_{}", group.name));
+    let failed = |source: std::io::Error| RepairError::Lock { path: path.clone(), source };
+    let lock = File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
+    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::WOULDBLOCK) => return Ok(false),
+        Err(error) => return Err(failed(error.into())),
+    }
+    // LVM removes the file when it gives the lock back: one that is not under the path any more locks nothing.
+    let (held, there) = (lock.metadata().map_err(failed)?, std::fs::metadata(&path).ok());
+    if there.is_none_or(|there| (there.dev(), there.ino()) != (held.dev(), held.ino())) {
+        return Ok(false);
+    }
+    let dm = DeviceMapper::open()?;
+    for device in dm.lvm_devices(Some(group.uuid))?.iter().filter(|device| is_stale(device)) {
+        dm.clear_table(Key::Uuid(&device.uuid))?;
+    }
+    // As LVM does it, and while it is held.
+    std::fs::remove_file(&path).map_err(failed)?;
+    Ok(true)
+}
+
+/// Whether a device has a table beside the one that it uses. One that uses none was never taken into use at all; its
+/// activation is finished by whoever needs it.
+fn is_stale(device: &DeviceStatus) -> bool {
+    device.inactive_table && device.live_table
 }
 
 /// Activates the pools of ours that have no device: a command that died while it made one leaves it so, and the fill of such
@@ -155,8 +232,11 @@ pub async fn look(group: &VolumeGroup) -> Result<Vec<Leftover>, RepairError> {
 fn look_blocking(group: &VolumeGroup) -> Result<Vec<Leftover>, RepairError> {
     let dm = DeviceMapper::open()?;
     let devices = dm.lvm_devices(Some(group.uuid))?;
+    let stale = devices.iter().filter(|device| is_stale(device));
+    let mut leftovers: Vec<Leftover> =
+        stale.map(|device| Leftover::StaleTable { device: device.name.clone() }).collect();
     let suspended = devices.into_iter().filter(|device| device.suspended);
-    let mut leftovers: Vec<Leftover> = suspended.map(|device| Leftover::Suspended { device: device.name }).collect();
+    leftovers.extend(suspended.map(|device| Leftover::Suspended { device: device.name }));
     for volume in group.logical_volumes.values() {
         let Some(pool) = volume.thin_pool() else { continue };
         let Some(PoolStatus::Working(working)) = pool_target(&dm, group, volume)? else { continue };
@@ -172,7 +252,7 @@ fn look_blocking(group: &VolumeGroup) -> Result<Vec<Leftover>, RepairError> {
 fn suspended_volumes(group: &VolumeGroup, leftovers: &[Leftover]) -> Vec<String> {
     let names = leftovers.iter().filter_map(|leftover| match leftover {
         Leftover::Suspended { device } => split_device_name(device).map(|(_, volume)| volume),
-        Leftover::PoolBehind { .. } => None,
+        Leftover::StaleTable { .. } | Leftover::PoolBehind { .. } => None,
     });
     names.filter(|name| group.logical_volume(name).is_some_and(|volume| volume.visible_flag)).collect()
 }
