@@ -155,7 +155,7 @@ async fn creations(report: &Report, name: &'static str, operation: &str, pool: P
         }
         let mut outcome = one(&mut lane, &mut subject, Operation::Create, target.as_ref(), Caller::Insists).await;
         if left.is_none() {
-            let mut targets = report.sample.pick(KIND.name, targets(&lane.orders.take_back()?));
+            let mut targets = report.sample.pick(name, targets(&lane.orders.take_back()?));
             targets.reverse();
             left = Some(targets);
         }
