@@ -107,6 +107,16 @@ impl Lane {
         Ok(())
     }
 
+    /// What the driver said lately, but for the refusals of a caller that asks again and again.
+    pub fn log(&self) -> String {
+        let log = self.scene.driver.log_tail(400);
+        let told: Vec<&str> = log
+            .lines()
+            .filter(|line| !line.contains("csi::status: refused") && !line.contains("cannot read the thin pool"))
+            .collect();
+        told[told.len().saturating_sub(60)..].join("\n") + "\n"
+    }
+
     /// Starts the driver again.
     pub async fn restart(&mut self) -> Result<()> {
         self.scene.driver.launch()?;

@@ -171,7 +171,7 @@ pub async fn all(report: &Report, deaths: Deaths) -> Result<()> {
                 outcome: outcome.map(|(text, _)| text).map_err(|error| format!("{error:#}")),
             });
             if failed {
-                eprintln!("---- log of the driver of {name} ----\n{}---- end ----", lane.scene.driver.log_tail(60));
+                eprintln!("---- log of the driver of {name} ----\n{}---- end ----", lane.log());
                 end_lvm(&lane).await;
                 drop(lane);
                 lane = begin().await?;

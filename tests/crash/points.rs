@@ -235,7 +235,7 @@ async fn life(lane: &mut Lane, report: &Report, course: Course, name: &str, turn
             report.add(Line { job: kind.name.to_owned(), operation, point, outcome });
         }
         if failed {
-            eprintln!("---- log of the driver of {} ----\n{}---- end ----", kind.name, lane.scene.driver.log_tail(60));
+            eprintln!("---- log of the driver of {} ----\n{}---- end ----", kind.name, lane.log());
             return false;
         }
     }

@@ -34,6 +34,9 @@ const MOST_ROOM: usize = 64 << 20;
 const FLAG_READ_ONLY: u32 = 1;
 const FLAG_SUSPENDED: u32 = 1 << 1;
 const FLAG_LIVE_TABLE: u32 = 1 << 5;
+/// The size of an answer that is a head alone: where the kernel's structure has its last member (`dm_ioctl.data`).
+const NO_DATA: usize = 305;
+
 const FLAG_INACTIVE_TABLE: u32 = 1 << 6;
 const FLAG_BUFFER_FULL: u32 = 1 << 8;
 /// A status must not make a thin pool commit first: that writes, and hangs with the pool's disk.
@@ -321,6 +324,10 @@ impl Answer {
         let size = self.u32_at(12) as usize;
         let start = self.u32_at(16) as usize;
         let room = self.words.len() * 8;
+        // A device without a live table has no targets: then the kernel does not say where they begin.
+        if size == NO_DATA {
+            return Ok(Vec::new());
+        }
         // The kernel leaves the size of the buffer in place when there is nothing to tell.
         if start < HEAD || size > room || start > size {
             return Err(DmError::Answer {
@@ -505,6 +512,19 @@ mod tests {
         // The number by which the kernel knows the request for a table's status (linux/dm-ioctl.h).
         let mut buffer = request;
         assert_eq!(Request::new(COMMAND_TABLE_STATUS, &mut buffer).opcode(), 0xc138_fd0c);
+    }
+
+    #[test]
+    fn an_answer_without_data_is_empty_and_one_with_its_end_before_its_begin_is_none() {
+        let mut answer = Answer::request(1024, Some(Key::Name("x")), 0).unwrap();
+        let set_size =
+            |answer: &mut Answer, size: u64| answer.words[1] = (answer.words[1] & 0xffff_ffff) | (size << 32);
+        set_size(&mut answer, 305);
+        assert_eq!(answer.payload("x").unwrap(), Vec::<u8>::new());
+        for wrong in [0, 304, 306, 311, 1025] {
+            set_size(&mut answer, wrong);
+            assert!(matches!(answer.payload("x"), Err(DmError::Answer { .. })), "{wrong}");
+        }
     }
 
     #[test]

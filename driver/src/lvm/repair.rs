@@ -175,31 +175,44 @@ fn is_stale(device: &DeviceStatus) -> bool {
     device.inactive_table && device.live_table
 }
 
-/// Activates the pools of ours that have no device: a command that died while it made one leaves it so, and the fill of such
-/// a pool, and so the room in it, is unknown. One that cannot be activated keeps nobody from the rest of the group.
+/// Activates the pools of ours that the kernel does not have: a command that died while it made one leaves it so, and the
+/// fill of such a pool, and so the room in it, is unknown. One that cannot be activated keeps nobody from the rest of the
+/// group.
 async fn activate_pools(runner: &dyn Runner, group: &VolumeGroup) -> Result<(), RepairError> {
     let looked = group.clone();
-    for pool in tokio::task::spawn_blocking(move || inactive_pools(&looked)).await?? {
+    for InactivePool { pool, parts } in tokio::task::spawn_blocking(move || inactive_pools(&looked)).await?? {
         tracing::warn!(vg = group.name, pool, "activating a thin pool that a killed command left without a device");
-        if let Err(error) = runner.run(verbs::activate(&group.name, &pool)).await {
-            tracing::error!(
-                vg = group.name,
-                pool,
-                error = crate::telemetry::chain(&error),
-                "cannot activate the thin pool"
-            );
+        // LVM does not activate a pool of which a part has a device by itself.
+        let parts = parts.iter().map(|part| verbs::deactivate(&group.name, part));
+        for command in parts.chain([verbs::activate(&group.name, &pool)]) {
+            if let Err(error) = runner.run(command).await {
+                tracing::error!(vg = group.name, pool, error = crate::telemetry::chain(&error), "cannot activate it");
+            }
         }
     }
     Ok(())
 }
 
-fn inactive_pools(group: &VolumeGroup) -> Result<Vec<String>, DmError> {
+/// A pool without a live device.
+struct InactivePool {
+    pool: String,
+    /// Its volumes, itself among them, that have a device all the same: what uses others before those.
+    parts: Vec<String>,
+}
+
+fn inactive_pools(group: &VolumeGroup) -> Result<Vec<InactivePool>, DmError> {
     let dm = DeviceMapper::open()?;
     let mut inactive = Vec::new();
-    for volume in group.logical_volumes.values() {
-        if volume.thin_pool().is_some() && volume.has_tag(POOL_MARK) && pool_target(&dm, group, volume)?.is_none() {
-            inactive.push(volume.name.clone());
+    for volume in group.logical_volumes.values().filter(|volume| volume.has_tag(POOL_MARK)) {
+        let Some(pool) = volume.thin_pool() else { continue };
+        if pool_target(&dm, group, volume)?.is_some() {
+            continue;
         }
+        let names = dm.lvm_devices(Some(group.uuid))?.into_iter();
+        let devices: Vec<String> =
+            names.filter_map(|device| split_device_name(&device.name).map(|(_, volume)| volume)).collect();
+        let parts = [&volume.name, &pool.metadata, &pool.data].into_iter().filter(|part| devices.contains(part));
+        inactive.push(InactivePool { pool: volume.name.clone(), parts: parts.cloned().collect() });
     }
     Ok(inactive)
 }

@@ -37,7 +37,7 @@ pub fn budget(suite: Suite) -> Duration {
         Suite::KernelUdev => 30,
         Suite::Faults => 30,
         Suite::Sanity => 25,
-        Suite::Crash => 30,
+        Suite::Crash => 60,
         Suite::Cluster => 60,
         Suite::Power => 20,
         Suite::BenchCreate => 20,
