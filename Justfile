@@ -79,12 +79,11 @@ fmt:
 lint:
     #!/usr/bin/env bash
     set -euo pipefail
-    cargo clippy --workspace --all-targets --locked -- --deny warnings
+    cargo clippy --workspace --all-features --all-targets --locked -- --deny warnings
     # What a plain `cargo test` does not run, `--all-targets` does not look at either.
     suites=$(sed -n '/^\[\[test\]\]/{n;s/^name = "\(.*\)"$/--test=\1/p}' tests/Cargo.toml)
     # shellcheck disable=SC2086
-    cargo clippy --package quarry-tests $suites --locked -- --deny warnings
-    cargo clippy --package quarry-driver --all-features --all-targets --locked -- --deny warnings
+    cargo clippy --workspace --all-features $suites --locked -- --deny warnings
 
 # Part of test: unit and property tests. Needs no root and no virtual machine.
 unit:
