@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod args;
+pub mod capacity;
 pub mod command_line;
 pub mod config;
 pub mod crash;

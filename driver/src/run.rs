@@ -14,6 +14,7 @@ use quarry_proto::csi::v1::identity_client::IdentityClient;
 use quarry_proto::csi::v1::identity_server::IdentityServer;
 use quarry_proto::csi::v1::node_server::NodeServer;
 use quarry_proto::quarry::v1::admin_server::AdminServer;
+use quarry_proto::quarry::v1::capacity_server::CapacityServer;
 use rustix::fs::{FlockOperation, flock};
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
@@ -21,6 +22,7 @@ use tonic::transport::{Endpoint, Server};
 
 use crate::admin::service::AdminService;
 use crate::args::{CheckConfigArgs, ProbeArgs, RunArgs};
+use crate::capacity::service::CapacityService;
 use crate::config::Config;
 use crate::csi::controller::ControllerService;
 use crate::csi::detached::{Detached, Operation};
@@ -113,6 +115,7 @@ pub async fn run(args: RunArgs, ending: Ending) -> anyhow::Result<()> {
     // Ends what only serves; later than `asked`, when the operations have ended.
     let end = CancellationToken::new();
     let watch = tokio::spawn(Arc::clone(&engine).watch(end.clone()));
+    let announce = tokio::spawn(Arc::clone(&engine).announce(end.clone()));
     let audit = tokio::spawn(Arc::clone(&engine).audit(end.clone()));
     // Cancelled after the last change, which is copied too.
     let work_done = CancellationToken::new();
@@ -146,6 +149,7 @@ pub async fn run(args: RunArgs, ending: Ending) -> anyhow::Result<()> {
         .add_service(IdentityServer::new(Identity))
         .add_service(ControllerServer::new(ControllerService::new(Arc::clone(&engine), detached.clone())))
         .add_service(NodeServer::new(node))
+        .add_service(CapacityServer::new(CapacityService::new(Arc::clone(&engine), ending.asked.clone())))
         .add_service(AdminServer::new(AdminService::new(Arc::clone(&engine), detached.clone())))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), end.clone().cancelled_owned());
     let mut server = tokio::spawn(server);
@@ -171,7 +175,7 @@ pub async fn run(args: RunArgs, ending: Ending) -> anyhow::Result<()> {
             Err(_) => tracing::warn!("the registration with kubelet does not end"),
         }
     }
-    for background in [watch, audit, backups] {
+    for background in [watch, announce, audit, backups] {
         drop(tokio::time::timeout(LAST_ANSWERS, background).await);
     }
     tracing::info!("ended");

@@ -13,6 +13,7 @@ use crate::volume::size::{SizeError, SizeRange};
 use crate::volume::tags::{self, POOL_MARK, TagError};
 use crate::volume::{Bytes, Content, LvName, Provisioning, Stage, Tags};
 
+use super::changes::Reason;
 use super::group::{Group, Unreadable};
 use super::groups::Freshness;
 use super::room::{self, PoolNeeded};
@@ -258,6 +259,7 @@ impl Engine {
     /// After a creation that failed: the intent goes when nothing was made. Where that cannot be seen, it stays, and the
     /// next request, or the next start, decides.
     async fn take_back(&self, lv: &LvName, group: &Group) {
+        self.changes.hint(Reason::NotMade);
         let nothing_made = group.read().await.is_ok_and(|reading| reading.is_complete() && !reading.has(lv));
         if nothing_made && let Err(error) = self.drop_intent(lv).await {
             tracing::error!(%error, volume = %lv, "the intent of a creation that made nothing stays in the journal");
@@ -299,6 +301,7 @@ impl Engine {
         };
         self.run_create(group, &mut writer, command, format!("volume {}", request.lv)).await?;
         let reading = group.read().await?;
+        self.changes.hint(Reason::Made);
         flush::flush(reading.devices()).await?;
         drop(writer);
         tracing::info!(volume = %request.lv, vg = group.name(), %size, provisioning = %request.provisioning, content = %request.content, "volume made");
@@ -333,6 +336,7 @@ impl Engine {
     ) -> Result<(), CreateError> {
         let command = verbs::create_pool(group.name(), pool, plan, POOL_MARK);
         self.run_create(group, writer, command, format!("thin pool {pool}")).await?;
+        self.changes.hint(Reason::PoolMade);
         tracing::info!(vg = group.name(), pool, data = %plan.data, metadata = %plan.metadata, chunk = %plan.chunk, "thin pool made");
         Ok(())
     }

@@ -13,6 +13,7 @@ use crate::volume::tags::MARK;
 use crate::volume::{LvName, VolumeHandle};
 
 use super::Engine;
+use super::changes::Reason;
 use super::group::Unreadable;
 use super::groups::Freshness;
 use super::usage::{Usage, UsageError};
@@ -159,6 +160,7 @@ impl Engine {
             return Err(DeleteError::Lvm { vg, lv: lv.clone(), source });
         }
         let reading = group.read().await?;
+        self.changes.hint(Reason::Deleted);
         if reading.uuid_of(lv).is_some_and(|present| present == uuid) {
             return Err(DeleteError::StillThere { vg, lv: lv.clone() });
         }

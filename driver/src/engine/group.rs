@@ -274,6 +274,12 @@ impl Group {
         }
     }
 
+    /// Whether somebody has the permit to change it.
+    #[must_use]
+    pub fn is_being_changed(&self) -> bool {
+        self.writer.try_lock().is_err()
+    }
+
     /// Waits for the permit to change the group.
     pub async fn writer(&self) -> Writer<'_> {
         Writer { group: self, state: self.writer.lock().await }

@@ -7,6 +7,7 @@
 mod activate;
 mod audit;
 mod backups;
+mod changes;
 mod create;
 mod delete;
 mod deleted;
@@ -43,6 +44,7 @@ use crate::volume::{LvName, TopologyValue};
 pub use crate::lvm::dm_name::split_device_name;
 pub use activate::{ActivateError, DeactivateError, Device};
 pub use backups::Backups;
+pub use changes::{Change, Changes, Listener, Reason};
 pub use create::{CreateError, CreateRequest};
 pub use delete::DeleteError;
 pub use find::FindError;
@@ -75,6 +77,7 @@ pub struct Engine {
     background: TaskTracker,
     /// Ends what waits in the background.
     stop: CancellationToken,
+    changes: changes::Changes,
     /// The journal did not take what a recovery wanted to write.
     recovery_put_off: AtomicBool,
 }

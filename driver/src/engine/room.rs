@@ -29,6 +29,13 @@ impl Engine {
     /// # Errors
     /// [`RoomError`] when the group's disks do not answer.
     pub async fn room(&self, class: &str, provisioning: Provisioning) -> Result<Bytes, RoomError> {
+        let room = self.measured_room(class, provisioning).await;
+        self.changes.tell(class, provisioning, room.as_ref().ok().copied());
+        room
+    }
+
+    /// The same, told to nobody.
+    pub(super) async fn measured_room(&self, class: &str, provisioning: Provisioning) -> Result<Bytes, RoomError> {
         let (class, group) = match self.class_and_group(class).await {
             Ok(found) => found,
             Err(CreateError::Unreadable(error)) => return Err(error.into()),

@@ -1,6 +1,6 @@
 //! Starts the engine: finds the volume groups, repairs what an earlier life left behind, keeps the readings true.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,6 +23,7 @@ use crate::volume::TopologyValue;
 
 use super::Engine;
 use super::backups::Backups;
+use super::changes::{Changes, Reason};
 use super::deleted::Deleted;
 use super::groups::{Groups, ScanError};
 use super::locks::VolumeLocks;
@@ -113,6 +114,7 @@ impl Engine {
             journal: settings.journal,
             background: TaskTracker::new(),
             stop: CancellationToken::new(),
+            changes: Changes::default(),
             recovery_put_off: AtomicBool::new(false),
         });
         engine.groups.scan().await?;
@@ -147,6 +149,7 @@ impl Engine {
             tracing::warn!("a volume group takes long to become usable; the others are served");
         }
         self.recover().await;
+        self.changes.hint(Reason::GroupFound);
     }
 
     /// Ends what only waits in the background, and waits for what goes on there.
@@ -279,6 +282,24 @@ impl Engine {
     /// Reads groups again, and looks at all devices anew where one of the groups is not as it should be.
     async fn look_again(self: &Arc<Self>, names: &BTreeSet<String>) {
         let known: BTreeSet<LvmUuid> = self.groups.all().iter().map(|group| group.uuid()).collect();
+        let before = self.standing();
+        self.read_again(names, &known).await;
+        let now = self.standing();
+        self.changes.hint(match () {
+            () if before.keys().any(|group| !now.contains_key(group)) => Reason::GroupGone,
+            () if now.keys().any(|group| !before.contains_key(group)) => Reason::GroupFound,
+            () if before != now => Reason::Completeness,
+            () if self.groups.all().iter().any(|group| group.is_being_changed()) => Reason::Command,
+            () => Reason::Foreign,
+        });
+    }
+
+    /// The groups that are there, and whether each is whole.
+    fn standing(&self) -> BTreeMap<LvmUuid, bool> {
+        self.groups.all().iter().map(|group| (group.uuid(), group.known().is_complete())).collect()
+    }
+
+    async fn read_again(self: &Arc<Self>, names: &BTreeSet<String>, known: &BTreeSet<LvmUuid>) {
         let mut rescan = self.lacks_groups();
         // At the same time: one that hangs must not keep the others' changes from being seen.
         let mut reads = tokio::task::JoinSet::new();
@@ -300,7 +321,7 @@ impl Engine {
             return;
         }
         match self.groups.scan().await {
-            Ok(()) => self.take_up(&known).await,
+            Ok(()) => self.take_up(known).await,
             Err(error) => tracing::error!(error = chain(&error), "cannot look for volume groups"),
         }
     }

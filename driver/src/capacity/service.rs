@@ -1,0 +1,62 @@
+//! Serves `quarry.v1.Capacity`.
+//!
+//! **Invariant.** An open stream keeps no driver from ending: asked to end, the driver ends all of them at once.
+
+use std::sync::Arc;
+
+use quarry_proto::quarry::v1 as proto;
+use quarry_proto::quarry::v1::capacity_server::Capacity;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::codegen::BoxStream;
+use tonic::{Request, Response, Status};
+
+use crate::engine::{Change, Engine};
+
+/// Tells of changes.
+#[derive(Debug, Clone)]
+pub struct CapacityService {
+    engine: Arc<Engine>,
+    ending: CancellationToken,
+}
+
+impl CapacityService {
+    /// Of the engine's volume groups, until `ending` is cancelled.
+    #[must_use]
+    pub fn new(engine: Arc<Engine>, ending: CancellationToken) -> Self {
+        Self { engine, ending }
+    }
+}
+
+#[tonic::async_trait]
+impl Capacity for CapacityService {
+    async fn watch(
+        &self,
+        _: Request<proto::WatchRequest>,
+    ) -> Result<Response<BoxStream<proto::WatchResponse>>, Status> {
+        let mut changes = self.engine.changes().listen();
+        let ending = self.ending.clone();
+        // One message on its way; what happens meanwhile becomes the next.
+        let (sender, messages) = mpsc::channel(1);
+        tokio::spawn(async move {
+            let tell = async {
+                while let Ok(permit) = sender.reserve().await {
+                    let Some(change) = changes.next().await else { return };
+                    permit.send(Ok(message(change)));
+                }
+            };
+            tokio::select! {
+                () = tell => {}
+                () = sender.closed() => {}
+                () = ending.cancelled() => {}
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(messages))))
+    }
+}
+
+fn message(change: Change) -> proto::WatchResponse {
+    let reason = change.reason.map_or_else(|| "nothing has changed yet".to_owned(), |reason| reason.to_string());
+    proto::WatchResponse { sequence: change.sequence, reason, device_classes: change.classes.into_iter().collect() }
+}
