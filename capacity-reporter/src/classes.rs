@@ -58,7 +58,7 @@ fn take(known: &mut Classes, provisioner: &str, news: News<StorageClass>) {
     let ours = |class: &StorageClass| class.provisioner == provisioner;
     match (news, known.as_mut()) {
         (News::All(all), _) => *known = Some(all.into_iter().filter(ours).map(read).collect()),
-        (News::Changed(class), Some(known)) if ours(&class) => drop(known.extend([read(class)])),
+        (News::Changed(class), Some(known)) if ours(&class) => known.extend([read(class)]),
         // A class may be made anew with another provisioner.
         (News::Changed(class) | News::Gone(class), Some(known)) => {
             drop(known.remove(&class.metadata.name.unwrap_or_default()))
