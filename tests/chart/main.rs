@@ -545,7 +545,7 @@ fn compare(place: &str, schema: &Value, values: &Value, root: &Value) {
         return;
     }
     // Helm's own, for charts that include this one.
-    let known: BTreeMap<_, _> = known.iter().filter(|(key, _)| place != "" || *key != "global").collect();
+    let known: BTreeMap<_, _> = known.iter().filter(|(key, _)| !place.is_empty() || *key != "global").collect();
     assert_eq!(
         known.keys().copied().collect::<Vec<_>>(),
         present.keys().collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>(),

@@ -108,7 +108,7 @@ impl Pod {
     }
 
     /// As this user, its volumes owned by this group.
-    pub fn as_user(mut self, user: u32, group: u32) -> Self {
+    pub fn run_as(mut self, user: u32, group: u32) -> Self {
         self.0["spec"]["securityContext"] = json!({"runAsUser": user, "runAsGroup": user, "fsGroup": group});
         self
     }
@@ -142,5 +142,8 @@ impl Pod {
 }
 
 fn push(list: &mut Value, entry: Value) {
-    list.as_array_mut().expect("a list").push(entry);
+    match list {
+        Value::Array(entries) => entries.push(entry),
+        other => panic!("{other} should be a list"),
+    }
 }

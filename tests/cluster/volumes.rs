@@ -128,7 +128,7 @@ fn filesystems(bed: &Bed) -> Result<()> {
 fn a_restarted_pod_finds_its_data_and_its_group_owns_it() {
     scenario("restart", |bed| {
         bed.apply(&[claim("data", "quarry-thin", "1Gi")])?;
-        let pod = || Pod::new("writer").mounts("data").as_user(1000, 2000).manifest();
+        let pod = || Pod::new("writer").mounts("data").run_as(1000, 2000).manifest();
         bed.apply(&[pod()])?;
         let node = bed.running("writer")?;
         ensure!(bed.within("writer", "stat -c %g /data")? == "2000", "fsGroup does not own the volume");

@@ -4,6 +4,8 @@ use std::sync::Mutex;
 
 use anyhow::{Context as _, Result};
 
+use quarry_tests::sample::Sample;
+
 use crate::operation::{Kind, Operation};
 use crate::points::Course;
 use crate::report::Report;
@@ -39,9 +41,9 @@ struct Job {
     work: Work,
 }
 
-/// Does all of it whose name has one of the filter's words.
-pub fn run(filter: &[String]) -> Report {
-    let report = Report::default();
+/// Does all of it whose name has one of the filter's words, with this part of the deaths.
+pub fn run(filter: &[String], sample: Sample) -> Report {
+    let report = Report::of(sample);
     let mut points: Vec<Job> = COURSES
         .into_iter()
         .map(|course| job(format!("points {}", course.kind.name), move |report| block_on(points::all(report, course))))

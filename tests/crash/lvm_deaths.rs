@@ -152,7 +152,7 @@ pub async fn all(report: &Report, deaths: Deaths) -> Result<()> {
     ensure!(!calls.is_empty(), "{} changes nothing in device-mapper", deaths.name);
     let mut lives = 0;
     for who in deaths.who {
-        for call in &calls {
+        for call in report.sample.pick(&format!("{}{who:?}", deaths.name), calls.iter().collect()) {
             lives += 1;
             let outcome = life(&mut lane, deaths, Some((*who, call)), &format!("pvc-{lives}")).await;
             let failed = outcome.is_err();
@@ -164,6 +164,7 @@ pub async fn all(report: &Report, deaths: Deaths) -> Result<()> {
             });
             if failed {
                 eprintln!("---- log of the driver of {name} ----\n{}---- end ----", lane.scene.driver.log_tail(60));
+                end_lvm(&lane).await;
                 drop(lane);
                 lane = begin().await?;
             }
@@ -214,6 +215,9 @@ async fn death(
     let state = lane.scene.driver.state_dir();
     let (order, trace) = (state.join("lvm-order"), state.join("lvm-trace"));
     let [first, second] = deaths.words;
+    // What an earlier life left in it must not be taken for this one's.
+    fs::remove_file(&trace)
+        .or_else(|error| if error.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(error) })?;
     let (mode, nth) = end.map_or(("trace", 0), |(who, call)| (who.word(), call.nth));
     fs::write(&order, format!("{mode} {nth} {} {first} {second}\n", trace.display()))?;
     let operation = deaths.operation;
@@ -284,6 +288,18 @@ async fn outlive(lane: &mut Lane, subject: &Subject, operation: Operation, trace
     let raw = rustix::process::Pid::from_raw(pid).context("no process id")?;
     rustix::process::kill_process(raw, rustix::process::Signal::CONT).context("cannot let lvm go on")?;
     lane.answers().await
+}
+
+/// Ends an `lvm` that a failed life left stopped: it holds LVM's lock on its group, and others wait for that.
+async fn end_lvm(lane: &Lane) {
+    while let Some(pid) = running_lvm(&lane.scene.driver.state_dir().join("lvm")) {
+        let killed = rustix::process::Pid::from_raw(pid)
+            .map(|pid| rustix::process::kill_process(pid, rustix::process::Signal::KILL));
+        if !matches!(killed, Some(Ok(()))) {
+            return eprintln!("lvm {pid} stays: {killed:?}");
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
 
 /// An `lvm` with this configuration.

@@ -26,14 +26,22 @@ mod scene;
 use std::process::ExitCode;
 
 use quarry_tests::in_vm;
+use quarry_tests::sample::Sample;
 
 fn main() -> ExitCode {
     if let Err(error) = in_vm::require() {
         eprintln!("{error:#}");
         return ExitCode::FAILURE;
     }
+    let sample = match Sample::from_environment() {
+        Ok(sample) => sample,
+        Err(error) => {
+            eprintln!("{error:#}");
+            return ExitCode::FAILURE;
+        }
+    };
     let filter: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with("--")).collect();
-    let report = jobs::run(&filter);
+    let report = jobs::run(&filter, sample);
     report.print();
     if report.failed() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

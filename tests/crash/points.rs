@@ -49,7 +49,11 @@ pub async fn all(report: &Report, course: Course) -> Result<()> {
             // What the contrary finds differs by what the commands have done.
             left.values_mut().for_each(|targets| targets.retain(|target| target.point.starts_with("exec.")));
         }
-        left.values_mut().for_each(|targets| targets.reverse());
+        for (operation, targets) in &mut left {
+            let name = format!("{}{caller:?}{}", kind.name, operation.name());
+            *targets = report.sample.pick(&name, std::mem::take(targets));
+            targets.reverse();
+        }
         loop {
             let turn: Turn = left.iter_mut().filter_map(|(op, targets)| Some((*op, targets.pop()?))).collect();
             if turn.is_empty() {
@@ -121,7 +125,7 @@ pub async fn first_pool(report: &Report) -> Result<()> {
         }
         let mut outcome = one(&mut lane, &mut subject, Operation::Create, target.as_ref(), Caller::Insists).await;
         if left.is_none() {
-            let mut targets = targets(&lane.orders.take_back()?);
+            let mut targets = report.sample.pick(KIND.name, targets(&lane.orders.take_back()?));
             targets.reverse();
             left = Some(targets);
         }
@@ -158,7 +162,7 @@ pub async fn start(report: &Report) -> Result<()> {
     lane.restart().await?;
     let passed = lane.orders.take_back()?;
     invariant::check(&lane).await.context("after the start without a death")?;
-    for target in targets(&passed) {
+    for target in report.sample.pick("start", targets(&passed)) {
         freeze(&mut lane)?;
         lane.orders.give(Some(&target))?;
         // It may die before anybody can connect, or later.

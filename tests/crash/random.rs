@@ -16,7 +16,7 @@ use crate::report::Report;
 
 /// For how long, in seconds, by this environment variable.
 const SECONDS: &str = "QUARRY_CRASH_SECONDS";
-const DEFAULT_SECONDS: u64 = 60;
+const DEFAULT_SECONDS: u64 = 120;
 /// How long a caller asks for one thing: under constant deaths much is begun again.
 const PATIENCE: Duration = Duration::from_secs(600);
 

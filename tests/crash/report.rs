@@ -5,6 +5,8 @@ use std::time::Instant;
 
 use anyhow::Result;
 
+use quarry_tests::sample::Sample;
+
 /// What came of one death.
 #[derive(Debug, Clone)]
 pub struct Line {
@@ -18,20 +20,20 @@ pub struct Line {
     pub outcome: Result<String, String>,
 }
 
-/// All lines.
+/// All lines, and of which deaths they tell.
 #[derive(Debug)]
 pub struct Report {
+    pub sample: Sample,
     lines: Mutex<Vec<Line>>,
     begin: Instant,
 }
 
-impl Default for Report {
-    fn default() -> Self {
-        Self { lines: Mutex::default(), begin: Instant::now() }
-    }
-}
-
 impl Report {
+    /// One without lines.
+    pub fn of(sample: Sample) -> Self {
+        Self { sample, lines: Mutex::default(), begin: Instant::now() }
+    }
+
     /// Adds a line.
     pub fn add(&self, line: Line) {
         let word = if line.outcome.is_ok() { "ok  " } else { "FAIL" };
@@ -69,6 +71,6 @@ impl Report {
             println!("{:<job$}  {:<operation$}  {:<point$}  {outcome}", line.job, line.operation, line.point);
         }
         let failed = lines.iter().filter(|line| line.outcome.is_err()).count();
-        println!("\n{} passed, {failed} failed", lines.len() - failed);
+        println!("\n{}: {} passed, {failed} failed", self.sample, lines.len() - failed);
     }
 }

@@ -81,7 +81,7 @@ async fn taken_up(scene: &Scene, names: &[&str]) {
             let mut entries = list["volumes"].as_array().unwrap().iter();
             entries.any(|volume| volume["name"] == **name && volume["state"] == "ready")
         };
-        if names.iter().all(|name| ready(name)) {
+        if names.iter().all(ready) {
             return;
         }
         tokio::time::sleep(Duration::from_millis(500)).await;

@@ -8,6 +8,7 @@ pub mod in_vm;
 pub mod log_writes;
 pub mod process;
 pub mod progress;
+pub mod sample;
 pub mod scratch;
 pub mod suite;
 pub mod vm;

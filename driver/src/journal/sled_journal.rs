@@ -27,12 +27,23 @@ const TOGETHER: usize = 256;
 /// How long an opener waits for another process to let go of the journal.
 const LOCK_WAIT: Duration = Duration::from_secs(30);
 
+/// How long the end waits for the writer. A sound disk needs milliseconds; one that hangs must not hold up the process's
+/// end, and what waits there was never answered.
+const CLOSE_WAIT: Duration = Duration::from_secs(5);
+
 /// The journal of a node.
 #[derive(Debug)]
 pub struct SledJournal {
     requests: Option<mpsc::Sender<Request>>,
-    writer: Option<JoinHandle<()>>,
+    writer: Option<WriterThread>,
     shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct WriterThread {
+    handle: JoinHandle<()>,
+    /// Its other end is dropped after the store. A mutex, since a receiver alone cannot be shared.
+    closed: Mutex<mpsc::Receiver<()>>,
 }
 
 /// A journal that was opened, and what was found.
@@ -123,7 +134,7 @@ impl SledJournal {
         let shared = Arc::new(Shared { folder, contents, status: Mutex::new(progress) });
         let (requests, inbox) = mpsc::channel();
         let writer = Writer { store: Some(store), witness, shared: Arc::clone(&shared) };
-        let writer = thread::Builder::new().name("journal".to_owned()).spawn(move || writer.run(&inbox))?;
+        let writer = WriterThread::spawn(move || writer.run(&inbox))?;
         Ok(Self { requests: Some(requests), writer: Some(writer), shared })
     }
 }
@@ -192,13 +203,33 @@ impl Journal for SledJournal {
     }
 }
 
-/// The store is closed, its lock given back, when this is done.
+/// The store is closed, its lock given back, when this is done; unless its disk hangs.
 impl Drop for SledJournal {
     fn drop(&mut self) {
         self.requests = None;
-        if let Some(writer) = self.writer.take()
-            && writer.join().is_err()
-        {
+        if let Some(writer) = self.writer.take() {
+            writer.wait(CLOSE_WAIT, &self.shared.folder);
+        }
+    }
+}
+
+impl WriterThread {
+    fn spawn(work: impl FnOnce() + Send + 'static) -> io::Result<Self> {
+        let (closing, closed) = mpsc::channel();
+        let handle = thread::Builder::new().name("journal".to_owned()).spawn(move || {
+            // Moved in here, so dropped at the end, also of a panic.
+            let _closing: mpsc::Sender<()> = closing;
+            work();
+        })?;
+        Ok(Self { handle, closed: Mutex::new(closed) })
+    }
+
+    /// Waits until the thread has closed the store, but not longer than `limit`.
+    fn wait(self, limit: Duration, folder: &Path) {
+        let closed = self.closed.into_inner().unwrap_or_else(PoisonError::into_inner).recv_timeout(limit);
+        if closed == Err(mpsc::RecvTimeoutError::Timeout) {
+            tracing::error!(journal = %folder.display(), ?limit, "the journal's disk hangs: its writer is left behind");
+        } else if self.handle.join().is_err() {
             tracing::error!("the journal's writer panicked");
         }
     }
@@ -353,6 +384,21 @@ mod tests {
         drop(journal);
         let again = SledJournal::open(dir.path()).await.unwrap();
         assert_eq!((again.journal.contents().len(), again.rebuilt), (200, None));
+    }
+
+    #[test]
+    fn a_writer_that_hangs_does_not_hold_up_the_end() {
+        let (release, hang) = mpsc::channel::<()>();
+        let writer = WriterThread::spawn(move || hang.recv().unwrap()).unwrap();
+        writer.wait(Duration::from_millis(10), Path::new("/journal"));
+        // The thread is there still, for nobody waited until its end.
+        release.send(()).unwrap();
+
+        let ended = Arc::new(Mutex::new(false));
+        let mark = Arc::clone(&ended);
+        let writer = WriterThread::spawn(move || *mark.lock().unwrap() = true).unwrap();
+        writer.wait(Duration::from_secs(600), Path::new("/journal"));
+        assert!(*ended.lock().unwrap(), "a sound one is waited for");
     }
 
     #[tokio::test]

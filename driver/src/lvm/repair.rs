@@ -1,5 +1,5 @@
 //! Finds and repairs what an LVM command left behind that was killed in mid-command: a suspended origin, a whole pool
-//! frozen, a pool whose kernel is a transaction behind its metadata.
+//! frozen, a pool whose kernel is a transaction behind its metadata, a new pool without a device.
 //!
 //! **Invariant.** Looking never changes anything and runs no process; a healthy group is not touched.
 
@@ -11,9 +11,10 @@ use std::time::Duration;
 use super::dm::{DeviceMapper, DmError, Key};
 use super::dm_name::{Layer, device_uuid, split_device_name};
 use super::dm_status::{PoolStatus, TargetStatus};
-use super::metadata::model::VolumeGroup;
+use super::metadata::model::{LogicalVolume, VolumeGroup};
 use super::runner::{LvmError, Runner};
 use super::verbs;
+use crate::volume::tags::POOL_MARK;
 
 /// One thing that is not as it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,7 +79,7 @@ pub async fn repair(runner: &dyn Runner, group: &VolumeGroup) -> Result<(), Repa
     let mut leftovers = look(group).await?;
     for round in 0..ROUNDS {
         if leftovers.is_empty() {
-            return Ok(());
+            return activate_pools(runner, group).await;
         }
         for leftover in &leftovers {
             tracing::warn!(vg = group.name, %leftover, "repairing what a killed command left behind");
@@ -91,7 +92,55 @@ pub async fn repair(runner: &dyn Runner, group: &VolumeGroup) -> Result<(), Repa
         runner.run(verbs::refresh_group(&group.name)).await?;
         leftovers = look(group).await?;
     }
-    if leftovers.is_empty() { Ok(()) } else { Err(RepairError::Remains { leftovers }) }
+    if !leftovers.is_empty() {
+        return Err(RepairError::Remains { leftovers });
+    }
+    activate_pools(runner, group).await
+}
+
+/// Activates the pools of ours that have no device: a command that died while it made one leaves it so, and the fill of such
+/// a pool, and so the room in it, is unknown. One that cannot be activated keeps nobody from the rest of the group.
+async fn activate_pools(runner: &dyn Runner, group: &VolumeGroup) -> Result<(), RepairError> {
+    let looked = group.clone();
+    for pool in tokio::task::spawn_blocking(move || inactive_pools(&looked)).await?? {
+        tracing::warn!(vg = group.name, pool, "activating a thin pool that a killed command left without a device");
+        if let Err(error) = runner.run(verbs::activate(&group.name, &pool)).await {
+            tracing::error!(
+                vg = group.name,
+                pool,
+                error = crate::telemetry::chain(&error),
+                "cannot activate the thin pool"
+            );
+        }
+    }
+    Ok(())
+}
+
+fn inactive_pools(group: &VolumeGroup) -> Result<Vec<String>, DmError> {
+    let dm = DeviceMapper::open()?;
+    let mut inactive = Vec::new();
+    for volume in group.logical_volumes.values() {
+        if volume.thin_pool().is_some() && volume.has_tag(POOL_MARK) && pool_target(&dm, group, volume)?.is_none() {
+            inactive.push(volume.name.clone());
+        }
+    }
+    Ok(inactive)
+}
+
+/// What the kernel says of a pool: with volumes in it its device is a hidden one, without any it may be the visible one.
+fn pool_target(dm: &DeviceMapper, group: &VolumeGroup, pool: &LogicalVolume) -> Result<Option<PoolStatus>, DmError> {
+    for layer in [Layer::ThinPool, Layer::Volume] {
+        let uuid = device_uuid(group.uuid, pool.uuid, layer);
+        let targets = dm.table_status(Key::Uuid(&uuid))?.unwrap_or_default();
+        let found = targets.into_iter().find_map(|target| match target.status {
+            TargetStatus::ThinPool(status) => Some(status),
+            _ => None,
+        });
+        if found.is_some() {
+            return Ok(found);
+        }
+    }
+    Ok(None)
 }
 
 /// What is not as it should be.
@@ -110,18 +159,10 @@ fn look_blocking(group: &VolumeGroup) -> Result<Vec<Leftover>, RepairError> {
     let mut leftovers: Vec<Leftover> = suspended.map(|device| Leftover::Suspended { device: device.name }).collect();
     for volume in group.logical_volumes.values() {
         let Some(pool) = volume.thin_pool() else { continue };
-        for layer in [Layer::ThinPool, Layer::Volume] {
-            let uuid = device_uuid(group.uuid, volume.uuid, layer);
-            let targets = dm.table_status(Key::Uuid(&uuid))?.unwrap_or_default();
-            let kernel = targets.into_iter().find_map(|target| match target.status {
-                TargetStatus::ThinPool(PoolStatus::Working(pool)) => Some(pool.transaction_id),
-                _ => None,
-            });
-            if let Some(kernel) = kernel.filter(|kernel| *kernel != pool.transaction_id) {
-                let (pool_name, metadata) = (volume.name.clone(), pool.transaction_id);
-                leftovers.push(Leftover::PoolBehind { pool: pool_name, metadata, kernel });
-                break;
-            }
+        let Some(PoolStatus::Working(working)) = pool_target(&dm, group, volume)? else { continue };
+        let (metadata, kernel) = (pool.transaction_id, working.transaction_id);
+        if metadata != kernel {
+            leftovers.push(Leftover::PoolBehind { pool: volume.name.clone(), metadata, kernel });
         }
     }
     Ok(leftovers)

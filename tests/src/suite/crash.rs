@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result};
 
 use super::{Program, Suite, Verdict, budget, build, kernel, run};
 use crate::command::Command;
+use crate::sample;
 
 /// Builds the suite and runs it in one machine. `filter` goes to it: parts of names of what to do.
 ///
@@ -20,6 +21,9 @@ pub fn suite(filter: &[String]) -> Result<Verdict> {
         let seconds = text.parse().with_context(|| format!("{SECONDS} is {text:?}, should be a number of seconds"))?;
         budget += Duration::from_secs(seconds);
         command = command.env(SECONDS, text);
+    }
+    if let Ok(text) = std::env::var(sample::VARIABLE) {
+        command = command.env(sample::VARIABLE, text);
     }
     let program = Program { name: "crash".to_owned(), command, budget, result: None };
     Ok(run(&program, |folder| kernel::machine("crash", false, folder)))
