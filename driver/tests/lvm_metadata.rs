@@ -103,7 +103,7 @@ fn a_thin_pool_is_known_with_all_that_matters() -> Result<()> {
     let thin = group.logical_volume("pvc-1").context("no pvc-1")?;
     assert_eq!(thin.provisioning(), Provisioning::Thin { pool: "quarry-pool" });
     assert!(thin.has_tag("quarry") && thin.tag_value("c=") == Some("default"));
-    assert_eq!(group.promised_bytes("quarry-pool"), (40 + 1024 + 40) << 20);
+    assert_eq!(group.promised_bytes("quarry-pool", 64 << 10), (40 + 1024 + 40) << 20);
     assert_eq!(group.thin_volumes("quarry-pool").count(), 3);
     assert!(group.logical_volume("snap").context("no snap")?.activation_skip);
     let thick = group.logical_volume("thick").context("no thick")?;

@@ -39,10 +39,14 @@ pub enum Reason {
     GroupFound,
     /// A volume group is not there any more.
     GroupGone,
+    /// A volume is being made.
+    BeingMade,
     /// A volume was not made after all.
     NotMade,
     /// A thin pool was made.
     PoolMade,
+    /// A thin pool was enlarged.
+    PoolGrown,
     /// A volume was deleted.
     Deleted,
     /// A volume was made.
@@ -59,8 +63,10 @@ impl fmt::Display for Reason {
             Self::Completeness => "a physical volume went or came back",
             Self::GroupFound => "a volume group was found",
             Self::GroupGone => "a volume group is gone",
+            Self::BeingMade => "a volume is being made",
             Self::NotMade => "a volume was not made after all",
             Self::PoolMade => "a thin pool was made",
+            Self::PoolGrown => "a thin pool was enlarged",
             Self::Deleted => "a volume was deleted",
             Self::Made => "a volume was made",
         })

@@ -8,7 +8,7 @@ use crate::journal::{Claim, JournalError, OperationKind, Origin};
 use crate::lvm::flush::{self, FlushError};
 use crate::lvm::runner::LvmError;
 use crate::lvm::verbs;
-use crate::volume::capacity::{Bound, PoolPlan};
+use crate::volume::capacity::{Bound, PoolGrowth, PoolPlan, PoolStep};
 use crate::volume::size::{SizeError, SizeRange};
 use crate::volume::tags::{self, POOL_MARK, TagError};
 use crate::volume::{Bytes, Content, LvName, Provisioning, Stage, Tags};
@@ -16,7 +16,8 @@ use crate::volume::{Bytes, Content, LvName, Provisioning, Stage, Tags};
 use super::changes::Reason;
 use super::group::{Group, Unreadable};
 use super::groups::Freshness;
-use super::room::{self, PoolNeeded};
+use super::room;
+use super::underway::Place;
 use super::{Engine, Volume};
 
 /// A checked request for a volume.
@@ -151,6 +152,14 @@ pub enum CreateError {
         /// The name.
         lv: LvName,
     },
+    /// LVM reported success and its metadata does not show a larger pool.
+    #[error("lvextend reported success, but the metadata of volume group {vg} shows thin pool {pool} as it was")]
+    NotGrown {
+        /// The group.
+        vg: String,
+        /// The pool.
+        pool: String,
+    },
     /// The volume was made and may be lost in a power cut.
     #[error(transparent)]
     Flush(#[from] FlushError),
@@ -247,9 +256,9 @@ impl Engine {
         // What cannot be is refused before anything is written.
         let reading = group.known();
         let size = request.range.volume_size(request.content, reading.extent())?;
-        room::admit(self, &class, &reading, request.provisioning, size).await?;
+        let place = self.set_aside(&request.lv, &class, &group, request.provisioning, size).await?;
         self.intend_create(&request.lv, &group, request.claim.clone()).await?;
-        let made = self.make_intended(request, &class, &group).await;
+        let made = self.make_intended(request, &class, &group, &place).await;
         if made.is_err() {
             self.take_back(&request.lv, &group).await;
         }
@@ -259,7 +268,6 @@ impl Engine {
     /// After a creation that failed: the intent goes when nothing was made. Where that cannot be seen, it stays, and the
     /// next request, or the next start, decides.
     async fn take_back(&self, lv: &LvName, group: &Group) {
-        self.changes.hint(Reason::NotMade);
         let nothing_made = group.read().await.is_ok_and(|reading| reading.is_complete() && !reading.has(lv));
         if nothing_made && let Err(error) = self.drop_intent(lv).await {
             tracing::error!(%error, volume = %lv, "the intent of a creation that made nothing stays in the journal");
@@ -271,18 +279,23 @@ impl Engine {
         request: &CreateRequest,
         class: &DeviceClass,
         group: &Group,
+        place: &Place<'_>,
     ) -> Result<Volume, CreateError> {
         let mut writer = group.writer().await;
         writer.ready(self.runner.as_ref()).await?;
         let mut reading = group.read().await?;
         let size = request.range.volume_size(request.content, reading.extent())?;
-        let mut needed = room::admit(self, class, &reading, request.provisioning, size).await?;
-        if needed.is_some() && self.clear_unfinished_pool(group, &mut writer, &reading, &class.thin_pool).await? {
+        let mut step = self.admit(place, class, &reading, request.provisioning, size).await?;
+        if matches!(step, PoolStep::Make(_))
+            && self.clear_unfinished_pool(group, &mut writer, &reading, &class.thin_pool).await?
+        {
             reading = group.read().await?;
-            needed = room::admit(self, class, &reading, request.provisioning, size).await?;
+            step = self.admit(place, class, &reading, request.provisioning, size).await?;
         }
-        if let Some(PoolNeeded(plan)) = needed {
-            self.make_pool(group, &mut writer, &class.thin_pool, &plan).await?;
+        match step {
+            PoolStep::AsIs => {}
+            PoolStep::Make(plan) => self.make_pool(group, &mut writer, &class.thin_pool, &plan).await?,
+            PoolStep::Grow(growth) => self.grow_pool(group, &mut writer, &class.thin_pool, &growth).await?,
         }
         let stage = if request.provisioning == Provisioning::Thick && request.content == Content::Block {
             Stage::Unzeroed
@@ -338,6 +351,32 @@ impl Engine {
         self.run_create(group, writer, command, format!("thin pool {pool}")).await?;
         self.changes.hint(Reason::PoolMade);
         tracing::info!(vg = group.name(), pool, data = %plan.data, metadata = %plan.metadata, chunk = %plan.chunk, "thin pool made");
+        Ok(())
+    }
+
+    /// Enlarges a thin pool that the driver made. It is on disk when this returns: should the volume then fail, the pool
+    /// stays as large, for the next one.
+    async fn grow_pool(
+        &self,
+        group: &Group,
+        writer: &mut super::group::Writer<'_>,
+        pool: &str,
+        growth: &PoolGrowth,
+    ) -> Result<(), CreateError> {
+        let command = verbs::grow_pool(group.name(), pool, growth);
+        self.run_create(group, writer, command, format!("room in thin pool {pool}")).await?;
+        let reading = group.read().await?;
+        self.changes.hint(Reason::PoolGrown);
+        let metadata = &reading.state().group;
+        let lv = metadata.logical_volume(pool);
+        let size = lv.map(|lv| metadata.size_of(lv));
+        let own = lv.and_then(|lv| metadata.logical_volume(&lv.thin_pool()?.metadata)).map(|lv| metadata.size_of(lv));
+        let reached = |wanted: Option<Bytes>, is: Option<u64>| wanted.is_none_or(|wanted| is >= Some(wanted.0));
+        if !reached(growth.data, size) || !reached(growth.metadata, own) {
+            return Err(CreateError::NotGrown { vg: group.name().to_owned(), pool: pool.to_owned() });
+        }
+        flush::flush(reading.devices()).await?;
+        tracing::info!(vg = group.name(), pool, size, metadata = own, "thin pool enlarged");
         Ok(())
     }
 

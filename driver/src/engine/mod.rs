@@ -25,6 +25,7 @@ pub mod recovery;
 mod room;
 mod start;
 pub mod survey;
+mod underway;
 mod usage;
 mod volume;
 
@@ -78,6 +79,8 @@ pub struct Engine {
     /// Ends what waits in the background.
     stop: CancellationToken,
     changes: changes::Changes,
+    under_way: underway::UnderWay,
+    gauge: usage::Gauge,
     /// The journal did not take what a recovery wanted to write.
     recovery_put_off: AtomicBool,
 }

@@ -140,19 +140,23 @@ impl Reading {
 
     /// The group's space.
     #[must_use]
-    pub fn space(&self, reserve: Bytes) -> GroupSpace {
+    pub fn space(&self) -> GroupSpace {
         let group = &self.state.group;
+        let visible = group.logical_volumes.values().filter(|lv| group.is_visible(lv)).count();
+        let visible = u64::try_from(visible).unwrap_or(u64::MAX);
         GroupSpace {
             extent: self.extent(),
             total_extents: group.extent_count(),
             free_extents: group.allocatable_extents(),
-            reserve,
+            spare: Bytes(group.pool_metadata_spare().map_or(0, |spare| group.size_of(spare))),
             metadata: MetadataArea {
                 limit: self.state.room.largest_text,
                 used: self.state.room.text,
                 volumes: u64::try_from(group.logical_volumes.len()).unwrap_or(u64::MAX),
             },
+            slots: (group.max_logical_volumes > 0).then(|| group.max_logical_volumes.saturating_sub(visible)),
             complete: self.is_complete(),
+            changeable: group.writeable && !group.exported && group.lock_type.is_none(),
         }
     }
 }

@@ -1,12 +1,15 @@
 //! How much room a device class has now, and whether a volume fits.
 
+use std::collections::BTreeMap;
+
 use crate::config::DeviceClass;
 use crate::lvm::metadata::model::LogicalVolume;
-use crate::volume::capacity::{GroupSpace, Pool, PoolPlan, PoolSpace, Room, Unusable};
+use crate::volume::capacity::{Demand, Ledger, Policy, Pool, PoolSpace, PoolStep, Room, Unusable};
 use crate::volume::tags::POOL_MARK;
-use crate::volume::{Bytes, Provisioning};
+use crate::volume::{Bytes, LvName, Provisioning};
 
-use super::group::Unreadable;
+use super::group::{Group, Unreadable};
+use super::underway::{BeingMade, Place};
 use super::{CreateError, Engine, Reading};
 
 /// Why no figure can be given.
@@ -17,12 +20,18 @@ pub enum RoomError {
     Unreadable(#[from] Unreadable),
 }
 
-/// The thin pool has to be made first.
-#[derive(Debug, Clone, Copy)]
-pub struct PoolNeeded(pub PoolPlan);
+/// Which of a group's thin pools are measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Measure {
+    /// All that classes name.
+    Pools,
+    /// None: only thick volumes are of interest.
+    Nothing,
+}
 
 impl Engine {
-    /// The largest volume that can be made now; 0 where this node lacks the class or its volume group.
+    /// The largest volume that can be made now; 0 where this node lacks the class or its volume group. Volumes that are
+    /// being made count as made.
     ///
     /// No process is run: the last reading of the metadata, kept true by the watcher, and the kernel's state of the pool.
     ///
@@ -41,53 +50,107 @@ impl Engine {
             Err(CreateError::Unreadable(error)) => return Err(error.into()),
             Err(_) => return Ok(Bytes(0)),
         };
-        Ok(measure(&class, &group.known(), provisioning).await.room(&class, provisioning).largest)
+        // A thin volume that is being made may make its pool before.
+        let pools = provisioning == Provisioning::Thin || self.under_way.has_thin(group.uuid());
+        let reading = group.known();
+        let mut ledger = self.ledger(&reading, if pools { Measure::Pools } else { Measure::Nothing }).await;
+        self.under_way.entries().take_from(&mut ledger, &reading, None);
+        Ok(ledger.room(&policy_of(&class), provisioning).largest)
     }
-}
 
-/// What room is decided from.
-struct Measured {
-    space: GroupSpace,
-    pool: Pool,
-}
-
-impl Measured {
-    fn room(&self, class: &DeviceClass, provisioning: Provisioning) -> Room {
-        match provisioning {
-            Provisioning::Thick => self.space.thick_room(),
-            Provisioning::Thin => self.space.thin_room(&self.pool, class.overprovision_ratio),
-        }
+    /// Sets room aside for a volume that is to be made.
+    ///
+    /// # Errors
+    /// [`CreateError::NoRoom`].
+    pub(super) async fn set_aside(
+        &self,
+        lv: &LvName,
+        class: &DeviceClass,
+        group: &Group,
+        provisioning: Provisioning,
+        size: Bytes,
+    ) -> Result<Place<'_>, CreateError> {
+        let (reading, policy) = (group.known(), policy_of(class));
+        let mut ledger = self.ledger(&reading, Measure::Pools).await;
+        let mut entries = self.under_way.entries();
+        entries.take_from(&mut ledger, &reading, None);
+        let demand = Demand { group: group.name(), policy: &policy, provisioning, size };
+        ledger.admit(&demand).map_err(|room| self.no_room(&demand, room))?;
+        let entry = BeingMade { lv: lv.clone(), vg: group.uuid(), policy, provisioning, size };
+        Ok(entries.add(self, entry))
     }
-}
 
-/// Whether a volume fits, and the pool to make before.
-///
-/// # Errors
-/// [`CreateError::NoRoom`].
-pub async fn admit(
-    engine: &Engine,
-    class: &DeviceClass,
-    reading: &Reading,
-    provisioning: Provisioning,
-    wanted: Bytes,
-) -> Result<Option<PoolNeeded>, CreateError> {
-    let measured = measure(class, reading, provisioning).await;
-    let room = measured.room(class, provisioning);
-    if wanted > room.largest {
-        return Err(CreateError::NoRoom {
-            node: engine.node().to_string(),
-            vg: reading.name().to_owned(),
-            wanted,
-            provisioning,
+    /// Whether a volume fits that has its place, by a reading of the group that nobody else changes; and what must become
+    /// of the pool before.
+    ///
+    /// # Errors
+    /// [`CreateError::NoRoom`].
+    pub(super) async fn admit(
+        &self,
+        place: &Place<'_>,
+        class: &DeviceClass,
+        reading: &Reading,
+        provisioning: Provisioning,
+        size: Bytes,
+    ) -> Result<PoolStep, CreateError> {
+        let mut ledger = self.ledger(reading, Measure::Pools).await;
+        self.under_way.entries().take_from(&mut ledger, reading, Some(place));
+        let policy = policy_of(class);
+        let demand = Demand { group: reading.name(), policy: &policy, provisioning, size };
+        ledger.admit(&demand).map_err(|room| self.no_room(&demand, room))
+    }
+
+    fn no_room(&self, demand: &Demand<'_>, room: Room) -> CreateError {
+        CreateError::NoRoom {
+            node: self.node.to_string(),
+            vg: demand.group.to_owned(),
+            wanted: demand.size,
+            provisioning: demand.provisioning,
             largest: room.largest,
             bound: room.bound,
-        });
+        }
     }
-    let plan = match (provisioning, measured.pool) {
-        (Provisioning::Thin, Pool::Absent { percent }) => measured.space.plan_pool(percent, class.overprovision_ratio),
-        _ => None,
-    };
-    Ok(plan.map(PoolNeeded))
+
+    /// What a group has, by a reading and by what the kernel says of its pools.
+    async fn ledger(&self, reading: &Reading, measure: Measure) -> Ledger {
+        let mut pools = BTreeMap::new();
+        let classes = self.config.device_classes.iter().filter(|class| class.volume_group == reading.name());
+        for class in classes.filter(|_| measure == Measure::Pools) {
+            if !pools.contains_key(&class.thin_pool) {
+                pools.insert(class.thin_pool.clone(), self.pool(&class.thin_pool, reading).await);
+            }
+        }
+        Ledger::new(reading.space(), pools)
+    }
+
+    async fn pool(&self, name: &str, reading: &Reading) -> Pool {
+        let group = &reading.state().group;
+        let Some(lv) = group.logical_volume(name) else { return Pool::Absent };
+        let Some(segment) = lv.thin_pool() else {
+            return match is_unfinished_pool(lv) {
+                true => Pool::Absent,
+                false => Pool::Unusable(Unusable::NotAPool),
+            };
+        };
+        if !segment.zero_new_blocks {
+            return Pool::Unusable(Unusable::NotZeroing);
+        }
+        let metadata_size = group.logical_volume(&segment.metadata).map_or(0, |metadata| group.size_of(metadata));
+        let fill = match self.gauge.fill(group, lv).await {
+            Ok(Some(fill)) => fill,
+            Ok(None) => return Pool::Unusable(Unusable::Failed),
+            Err(_) => return Pool::Unusable(Unusable::Unmeasured),
+        };
+        Pool::Present(PoolSpace {
+            size: Bytes(group.size_of(lv)),
+            data_used: Bytes(fill.data_used_blocks.saturating_mul(segment.chunk_size)),
+            promised: Bytes(group.promised_bytes(&lv.name, segment.chunk_size)),
+            chunk: Bytes(segment.chunk_size),
+            metadata_size: Bytes(metadata_size),
+            metadata_used: Bytes(fill.metadata_used),
+            ours: lv.has_tag(POOL_MARK),
+        })
+    }
 }
 
 /// Whether this is what an `lvcreate` of ours left that was killed before it made a thin pool of it: a plain volume with
@@ -96,49 +159,12 @@ pub fn is_unfinished_pool(lv: &LogicalVolume) -> bool {
     lv.thin_pool().is_none() && lv.has_tag(POOL_MARK)
 }
 
-async fn measure(class: &DeviceClass, reading: &Reading, provisioning: Provisioning) -> Measured {
-    let space = reading.space(Bytes(class.reserve_bytes));
-    let pool = match provisioning {
-        Provisioning::Thick => Pool::Unusable(Unusable::Unmeasured),
-        Provisioning::Thin => pool(class, reading).await,
-    };
-    Measured { space, pool }
-}
-
-async fn pool(class: &DeviceClass, reading: &Reading) -> Pool {
-    let group = &reading.state().group;
-    let Some(lv) = group.logical_volume(&class.thin_pool) else {
-        return Pool::Absent { percent: class.pool_percent };
-    };
-    let Some(segment) = lv.thin_pool() else {
-        return match is_unfinished_pool(lv) {
-            true => Pool::Absent { percent: class.pool_percent },
-            false => Pool::Unusable(Unusable::NotAPool),
-        };
-    };
-    if !segment.zero_new_blocks {
-        return Pool::Unusable(Unusable::NotZeroing);
+/// What a class's configuration says about room.
+fn policy_of(class: &DeviceClass) -> Policy {
+    Policy {
+        reserve: Bytes(class.reserve_bytes),
+        pool: class.thin_pool.clone(),
+        percent: class.pool_percent,
+        ratio: class.overprovision_ratio,
     }
-    let metadata_size = group.logical_volume(&segment.metadata).map_or(0, |metadata| group.size_of(metadata));
-    let fill = match super::usage::pool_fill(group, lv).await {
-        Ok(Some(fill)) => fill,
-        Ok(None) => return Pool::Unusable(Unusable::Failed),
-        Err(error) => {
-            tracing::warn!(
-                vg = group.name,
-                pool = lv.name,
-                error = crate::telemetry::chain(&error),
-                "cannot read the thin pool's fill"
-            );
-            return Pool::Unusable(Unusable::Unmeasured);
-        }
-    };
-    Pool::Present(PoolSpace {
-        size: Bytes(group.size_of(lv)),
-        data_used: Bytes(fill.data_used_blocks.saturating_mul(segment.chunk_size)),
-        promised: Bytes(group.promised_bytes(&lv.name)),
-        chunk: Bytes(segment.chunk_size),
-        metadata_size: Bytes(metadata_size),
-        metadata_used: Bytes(fill.metadata_used),
-    })
 }

@@ -28,6 +28,8 @@ use super::deleted::Deleted;
 use super::groups::{Groups, ScanError};
 use super::locks::VolumeLocks;
 use super::pins::{PinError, Pins};
+use super::underway::UnderWay;
+use super::usage::Gauge;
 
 /// What the engine is started with.
 #[derive(Debug)]
@@ -115,6 +117,8 @@ impl Engine {
             background: TaskTracker::new(),
             stop: CancellationToken::new(),
             changes: Changes::default(),
+            under_way: UnderWay::default(),
+            gauge: Gauge::default(),
             recovery_put_off: AtomicBool::new(false),
         });
         engine.groups.scan().await?;

@@ -1,6 +1,9 @@
 //! What the kernel says of a volume: whether it has a device, and who uses it.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use crate::filesystem::{MountTable, MountTableError};
 use crate::lvm::dm::{DeviceMapper, DeviceStatus, DmError, Key};
@@ -8,6 +11,7 @@ use crate::lvm::dm_name::{Layer, device_uuid};
 use crate::lvm::dm_status::{METADATA_BLOCK, PoolMode, PoolStatus, TargetStatus};
 use crate::lvm::metadata::LvmUuid;
 use crate::lvm::metadata::model::{LogicalVolume, VolumeGroup};
+use crate::telemetry::chain;
 
 /// The kernel did not say.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +22,14 @@ pub enum UsageError {
     /// The mount table.
     #[error(transparent)]
     Mounts(#[from] MountTableError),
+    /// The kernel does not answer.
+    #[error("the kernel did not tell the fill of {vg}/{pool} within {} s", FILL_LIMIT.as_secs())]
+    Slow {
+        /// The group.
+        vg: String,
+        /// The pool.
+        pool: String,
+    },
     /// The asking thread died.
     #[error("asking the kernel about a logical volume was cut off")]
     Cut(#[from] tokio::task::JoinError),
@@ -57,6 +69,58 @@ pub struct Fill {
     pub data_used_blocks: u64,
     /// Bytes of metadata in use.
     pub metadata_used: u64,
+}
+
+/// How long the kernel may take to tell a pool's fill; it takes microseconds.
+const FILL_LIMIT: Duration = Duration::from_secs(2);
+
+/// Asks the kernel how full thin pools are. One question per pool at a time: a kernel that does not answer costs one
+/// thread, however often it is asked.
+#[derive(Debug, Default)]
+pub struct Gauge {
+    pools: Mutex<BTreeMap<LvmUuid, Arc<tokio::sync::Mutex<()>>>>,
+    /// The pools of which the last question failed.
+    troubled: Mutex<BTreeSet<LvmUuid>>,
+}
+
+impl Gauge {
+    /// How full a thin pool is; nothing where the kernel says that it failed, is read-only or needs a check.
+    ///
+    /// # Errors
+    /// [`UsageError`], also when the pool is not active, or the kernel does not answer in time.
+    pub async fn fill(&self, group: &Arc<VolumeGroup>, pool: &LogicalVolume) -> Result<Option<Fill>, UsageError> {
+        let turn = Arc::clone(lock(&self.pools).entry(pool.uuid).or_default());
+        let (vg, lv) = (Arc::clone(group), pool.clone());
+        let asked = async {
+            let turn = turn.lock_owned().await;
+            // Kept by the question, not by who waits for its answer.
+            let question = tokio::spawn(async move {
+                let _turn = turn;
+                pool_fill(&vg, &lv).await
+            });
+            question.await?
+        };
+        let fill = match tokio::time::timeout(FILL_LIMIT, asked).await {
+            Ok(fill) => fill,
+            Err(_) => Err(UsageError::Slow { vg: group.name.clone(), pool: pool.name.clone() }),
+        };
+        // Asked once a second, told once.
+        let (vg, name) = (&group.name, &pool.name);
+        match &fill {
+            Err(error) if lock(&self.troubled).insert(pool.uuid) => {
+                tracing::warn!(vg, pool = name, error = chain(error), "cannot read the thin pool's fill");
+            }
+            Ok(_) if lock(&self.troubled).remove(&pool.uuid) => {
+                tracing::info!(vg, pool = name, "the thin pool's fill can be read again");
+            }
+            _ => {}
+        }
+        fill
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 async fn ask<T: Send + 'static>(
@@ -109,11 +173,7 @@ fn holders(number: &str) -> Vec<String> {
     found
 }
 
-/// How full a thin pool is; nothing where the kernel says that it failed, is read-only or needs a check.
-///
-/// # Errors
-/// [`UsageError`], also when the pool is not active.
-pub async fn pool_fill(group: &VolumeGroup, pool: &LogicalVolume) -> Result<Option<Fill>, UsageError> {
+async fn pool_fill(group: &VolumeGroup, pool: &LogicalVolume) -> Result<Option<Fill>, UsageError> {
     let Some(status) = pool_status(group, pool).await? else {
         let action = format!("tell the fill of {}/{}", group.name, pool.name);
         let source = std::io::Error::new(std::io::ErrorKind::NotFound, "the pool is not active");

@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::command::{Command, Effect};
 use super::metadata::LvmUuid;
-use crate::volume::capacity::PoolPlan;
+use crate::volume::capacity::{PoolGrowth, PoolPlan};
 use crate::volume::{Bytes, LvName};
 
 /// Makes a thick volume. Old signatures are wiped when `wipe` is set (a filesystem is to come); a raw block volume is
@@ -48,6 +48,19 @@ pub fn create_pool(vg: &str, pool: &str, plan: &PoolPlan, tag: &str) -> Command 
         .option("-Z", "y")
         .add_tags([tag])
         .word(vg)
+}
+
+/// Enlarges a thin pool's data, its metadata, or both in one commit each.
+#[must_use]
+pub fn grow_pool(vg: &str, pool: &str, growth: &PoolGrowth) -> Command {
+    let mut command = Command::new("lvextend", Effect::Change).word("-y");
+    if let Some(data) = growth.data {
+        command = command.option("-L", format_args!("{}b", data.0));
+    }
+    if let Some(metadata) = growth.metadata {
+        command = command.option("--poolmetadatasize", format_args!("{}b", metadata.0));
+    }
+    command.word(format!("{vg}/{pool}"))
 }
 
 /// Removes a volume, if the name still belongs to the LV with that UUID: LVM compares under its own lock.

@@ -10,6 +10,7 @@ use quarry_proto::csi::v1::controller_client::ControllerClient;
 use quarry_proto::csi::v1::identity_client::IdentityClient;
 use quarry_proto::csi::v1::node_client::NodeClient;
 use quarry_proto::quarry::v1::admin_client::AdminClient;
+use quarry_proto::quarry::v1::capacity_client::CapacityClient;
 use rustix::process::Signal;
 use tempfile::TempDir;
 use tonic::transport::{Channel, Endpoint};
@@ -293,6 +294,8 @@ pub struct Csi {
     pub node: NodeClient<Channel>,
     /// What the driver's own command line asks.
     pub admin: AdminClient<Channel>,
+    /// What the capacity-reporter asks.
+    pub capacity: CapacityClient<Channel>,
 }
 
 impl Csi {
@@ -312,7 +315,8 @@ impl Csi {
             identity: IdentityClient::new(channel.clone()),
             controller: ControllerClient::new(channel.clone()),
             node: NodeClient::new(channel.clone()),
-            admin: AdminClient::new(channel),
+            admin: AdminClient::new(channel.clone()),
+            capacity: CapacityClient::new(channel),
         })
     }
 }

@@ -69,6 +69,7 @@ impl From<CreateVolumeError> for Status {
                 CreateError::Tags { .. }
                 | CreateError::Lvm { .. }
                 | CreateError::Flush(_)
+                | CreateError::NotGrown { .. }
                 | CreateError::Vanished { .. },
             ) => Code::Internal,
         };

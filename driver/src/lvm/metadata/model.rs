@@ -354,10 +354,19 @@ impl VolumeGroup {
         self.logical_volumes.values().filter(move |volume| volume.thin().is_some_and(|thin| thin.pool == pool))
     }
 
-    /// What a pool promised: the sum of its thin volumes' sizes, in bytes.
+    /// What a pool promised: the sum of the sizes of its thin volumes, snapshots too, in bytes, each counted in whole
+    /// chunks of this size.
     #[must_use]
-    pub fn promised_bytes(&self, pool: &str) -> u64 {
-        self.thin_volumes(pool).map(|volume| self.size_of(volume)).fold(0, u64::saturating_add)
+    pub fn promised_bytes(&self, pool: &str, chunk: u64) -> u64 {
+        let whole = |size: u64| size.checked_next_multiple_of(chunk).unwrap_or(u64::MAX);
+        self.thin_volumes(pool).map(|volume| whole(self.size_of(volume))).fold(0, u64::saturating_add)
+    }
+
+    /// The spare that LVM keeps for the metadata of thin pools, to repair them; it is known by its name
+    /// (`_read_lvnames` in LVM's `import_vsn1.c`).
+    #[must_use]
+    pub fn pool_metadata_spare(&self) -> Option<&LogicalVolume> {
+        self.logical_volumes.values().find(|volume| !volume.visible_flag && volume.name.contains("_pmspare"))
     }
 
     /// The physical volume with that identifier.
