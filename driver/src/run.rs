@@ -22,6 +22,7 @@ use tonic::transport::{Endpoint, Server};
 
 use crate::admin::service::AdminService;
 use crate::args::{CheckConfigArgs, ProbeArgs, RunArgs};
+use crate::capacity::claims::Claims;
 use crate::capacity::service::CapacityService;
 use crate::config::Config;
 use crate::csi::controller::ControllerService;
@@ -135,6 +136,7 @@ pub async fn run(args: RunArgs, ending: Ending) -> anyhow::Result<()> {
         let (health, source) = (parts.health.clone(), Arc::new(parts.clone()));
         tokio::spawn(http::Endpoint { health, metrics: Arc::clone(&metrics), source }.serve(listener, end.clone()));
     }
+    let claims = Claims::default();
     let timeouts = engine.config().timeouts;
     let filesystems = Filesystems::new(exec, tools, timeouts.kill());
     let node = NodeService::new(Arc::clone(&engine), filesystems, detached.clone(), timeouts.node_answer());
@@ -147,9 +149,13 @@ pub async fn run(args: RunArgs, ending: Ending) -> anyhow::Result<()> {
     let server = Server::builder()
         .layer(Intake { metrics, ending: ending.asked.clone() })
         .add_service(IdentityServer::new(Identity))
-        .add_service(ControllerServer::new(ControllerService::new(Arc::clone(&engine), detached.clone())))
+        .add_service(ControllerServer::new(ControllerService::new(
+            Arc::clone(&engine),
+            detached.clone(),
+            claims.clone(),
+        )))
         .add_service(NodeServer::new(node))
-        .add_service(CapacityServer::new(CapacityService::new(Arc::clone(&engine), ending.asked.clone())))
+        .add_service(CapacityServer::new(CapacityService::new(Arc::clone(&engine), claims, ending.asked.clone())))
         .add_service(AdminServer::new(AdminService::new(Arc::clone(&engine), detached.clone())))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), end.clone().cancelled_owned());
     let mut server = tokio::spawn(server);

@@ -11,7 +11,7 @@ use quarry_tests::command::Command;
 use quarry_tests::in_vm::{Row, VolumeGroup};
 use quarry_tests::process;
 
-use crate::lane::Lane;
+use crate::lane::{self, Lane};
 
 const FIELDS: &str = "lv_name,lv_uuid,lv_size,lv_tags,lv_attr,seg_pe_ranges,transaction_id";
 
@@ -55,7 +55,9 @@ async fn logical_volumes(lane: &Lane) -> Result<Vec<String>> {
 
     // Nothing else has come into the group: hidden parts of the pool have brackets.
     let spare = |name: &str| lane.spare_may_be_left && name.starts_with("lvol");
-    let own = |name: &str| name == "theirs" || name == "quarry-pool" || name.starts_with('[') || spare(name);
+    let own = |name: &str| {
+        name == "theirs" || name == lane::IN_POOL || name == "quarry-pool" || name.starts_with('[') || spare(name)
+    };
     for row in rows.iter().filter(|row| !tagged(row) && !own(&row["lv_name"])) {
         wrong.push(format!("logical volume {} ({}) is left over", row["lv_name"], row["lv_attr"]));
     }

@@ -49,6 +49,7 @@ pub fn run(filter: &[String], sample: Sample) -> Report {
         .map(|course| job(format!("points {}", course.kind.name), move |report| block_on(points::all(report, course))))
         .collect();
     points.push(job("points first pool".to_owned(), |report| block_on(points::first_pool(report))));
+    points.push(job("points growing pool".to_owned(), |report| block_on(points::growing_pool(report))));
     points.push(job("points start".to_owned(), |report| block_on(points::start(report))));
     at_once(&report, points, filter);
 

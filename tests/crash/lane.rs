@@ -21,6 +21,9 @@ use crate::scene::{self, Scene};
 /// How long a pod's write may take where nothing is wrong: an emulated machine on a busy host.
 const WRITE: Duration = Duration::from_secs(60);
 
+/// A thin volume of somebody else's in a pool that is to grow.
+pub const IN_POOL: &str = "in-pool";
+
 /// What must be there at any rest.
 #[derive(Debug, Default)]
 pub struct Expected {
@@ -137,9 +140,10 @@ impl Lane {
         Ok(self.scene.group.lvs("lv_name")?.iter().any(|row| row["lv_name"].starts_with("lvol")))
     }
 
-    /// Removes the thin pool, which no volume is in any more, behind the driver's back.
+    /// Removes the thin pool, which no volume of ours is in any more, behind the driver's back.
     pub fn remove_pool(&self) -> Result<()> {
         let rows = self.scene.group.lvs("lv_name")?;
+        // With the pool goes what is in it.
         for row in rows {
             let name = &row["lv_name"];
             if name == "quarry-pool" || name.starts_with("lvol") {
@@ -149,15 +153,37 @@ impl Lane {
         Ok(())
     }
 
+    /// Makes the thin pool anew, as the driver does and so small that the next volume needs it larger, in data and in
+    /// metadata. Somebody else's volume is in it.
+    pub fn shrink_pool(&self) -> Result<()> {
+        self.remove_pool()?;
+        let vg = self.scene.group.name();
+        let pool = ["-y", "--type", "thin-pool", "-n", "quarry-pool", "--addtag", "quarry-pool", "-Z", "y"];
+        let sizes = ["-L", "8m", "--poolmetadatasize", "2m", "--chunksize", "64k", vg];
+        lvm("lvcreate", &[&pool[..], &sizes[..]].concat())?.success()?;
+        lvm("lvcreate", &["-y", "-V", "4m", "--thinpool", "quarry-pool", "-n", IN_POOL, vg])?.success()?;
+        let device = File::options().write(true).open(format!("/dev/{vg}/{IN_POOL}"))?;
+        device.write_all_at(&pattern(), 0)?;
+        Ok(device.sync_all()?)
+    }
+
     /// Looks at the data of others: of the foreign volume, and of the pod that reads and writes in the same group.
     pub fn others_are_well(&self) -> Result<()> {
         let device = format!("/dev/{}/theirs", self.scene.group.name());
+        let in_pool = PathBuf::from(format!("/dev/{}/{IN_POOL}", self.scene.group.name()));
         let neighbour = self.neighbour.clone();
         // A frozen pool would hold this thread for ever; the suite must say so and go on.
         let (sender, done) = mpsc::channel();
         std::thread::spawn(move || {
             let look = || -> Result<()> {
                 ensure!(read_from_disk(&PathBuf::from(device))? == pattern(), "the foreign volume's data have changed");
+                if in_pool.exists() {
+                    ensure!(read_from_disk(&in_pool)? == pattern(), "the data of the volume in the pool have changed");
+                    // A block that the pool must give out.
+                    let file = File::options().write(true).open(&in_pool)?;
+                    let written = file.write_all_at(&pattern(), 1 << 20).and_then(|()| file.sync_all());
+                    written.context("the volume in the pool cannot be written")?;
+                }
                 let data = read_from_disk(&neighbour.join("data"))?;
                 ensure!(data == pattern(), "the other pod's data have changed");
                 let mut beat = File::create(neighbour.join("beat")).context("the other pod cannot write")?;

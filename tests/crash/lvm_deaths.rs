@@ -17,7 +17,7 @@ use quarry_tests::process;
 use crate::invariant;
 use crate::lane::Lane;
 use crate::operation::{Kind, Operation, Subject};
-use crate::points::summary;
+use crate::points::{PoolBefore, summary};
 use crate::report::{Line, Report};
 
 const LVM: &str = "/usr/sbin/lvm";
@@ -103,8 +103,8 @@ pub struct Deaths {
     operation: Operation,
     /// Two words that its command line has, in this order.
     words: [&'static str; 2],
-    /// The thin pool is removed before, so that the operation makes it.
-    without_pool: bool,
+    /// What the operation finds of the thin pool.
+    pool: PoolBefore,
     /// The volume's device is taken away before, as after a reboot.
     inactive: bool,
     who: &'static [Who],
@@ -116,12 +116,19 @@ const THICK: Kind = Kind { name: "thick-filesystem", thick: true, block: false }
 const RAW: Kind = Kind { name: "thick-block", thick: true, block: true };
 
 const fn deaths(name: &'static str, kind: Kind, operation: Operation, words: [&'static str; 2]) -> Deaths {
-    Deaths { name, kind, operation, words, without_pool: false, inactive: false, who: &[Who::Lvm, Who::Both] }
+    Deaths { name, kind, operation, words, pool: PoolBefore::Kept, inactive: false, who: &[Who::Lvm, Who::Both] }
 }
 
 /// Every command that creates, deletes or activates.
-pub const ALL: [Deaths; 9] = [
-    Deaths { without_pool: true, ..deaths("lvm creates a pool", THIN, Operation::Create, ["lvcreate", "thin-pool"]) },
+pub const ALL: [Deaths; 10] = [
+    Deaths {
+        pool: PoolBefore::Absent,
+        ..deaths("lvm creates a pool", THIN, Operation::Create, ["lvcreate", "thin-pool"])
+    },
+    Deaths {
+        pool: PoolBefore::TooSmall,
+        ..deaths("lvm enlarges a pool", THIN_BLOCK, Operation::Create, ["lvextend", "-L"])
+    },
     deaths("lvm creates thin", THIN, Operation::Create, ["lvcreate", "-V"]),
     Deaths { who: &[Who::Driver], ..deaths("lvm outlives the driver", THIN, Operation::Create, ["lvcreate", "-V"]) },
     deaths("lvm creates thick", THICK, Operation::Create, ["lvcreate", "-W"]),
@@ -143,8 +150,9 @@ struct Call {
 pub async fn all(report: &Report, deaths: Deaths) -> Result<()> {
     let name = format!("lvm{}", deaths.name.replace("lvm", "").replace(' ', ""));
     let begin = || async {
-        let mut lane = Lane::new(name.clone(), deaths.kind.thick || deaths.without_pool).await?;
-        lane.spare_may_be_left = deaths.without_pool;
+        let remade = deaths.pool != PoolBefore::Kept;
+        let mut lane = Lane::new(name.clone(), deaths.kind.thick || remade).await?;
+        lane.spare_may_be_left = remade;
         Ok::<_, anyhow::Error>(lane)
     };
     let mut lane = begin().await?;
@@ -183,9 +191,7 @@ async fn life(lane: &mut Lane, deaths: Deaths, end: Option<(Who, &Call)>, name: 
     let is_stage = |operation: &Operation| matches!(operation, Operation::Stage | Operation::Unstage);
     for operation in all.into_iter().filter(|operation| stages || !is_stage(operation)) {
         if operation == deaths.operation {
-            if deaths.without_pool {
-                lane.remove_pool()?;
-            }
+            deaths.pool.prepare(lane)?;
             if deaths.inactive {
                 let path = format!("{}/{name}", lane.scene.group.name());
                 lvm("lvchange", &["-an", "-y", &path])?.success()?;

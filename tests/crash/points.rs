@@ -98,11 +98,41 @@ async fn before(lane: &mut Lane, subject: &mut Subject, course: Course, operatio
     Ok(())
 }
 
+/// What a creation finds of its thin pool, made so before each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PoolBefore {
+    /// The pool as it is.
+    Kept,
+    /// None: the creation makes it.
+    Absent,
+    /// One that is too small: the creation enlarges it.
+    TooSmall,
+}
+
+impl PoolBefore {
+    pub fn prepare(self, lane: &Lane) -> Result<()> {
+        match self {
+            Self::Kept => Ok(()),
+            Self::Absent => lane.remove_pool(),
+            Self::TooSmall => lane.shrink_pool(),
+        }
+    }
+}
+
 /// The creation that makes the thin pool first, again and again.
 pub async fn first_pool(report: &Report) -> Result<()> {
-    const KIND: Kind = Kind { name: "first-thin", thick: false, block: true };
+    creations(report, "first-thin", "create with its pool", PoolBefore::Absent).await
+}
+
+/// The creation that enlarges the thin pool first, again and again.
+pub async fn growing_pool(report: &Report) -> Result<()> {
+    creations(report, "growing-thin", "create with a larger pool", PoolBefore::TooSmall).await
+}
+
+async fn creations(report: &Report, name: &'static str, operation: &str, pool: PoolBefore) -> Result<()> {
+    let kind = Kind { name, thick: false, block: true };
     let begin = || async {
-        let mut lane = Lane::new("firstpool".to_owned(), true).await?;
+        let mut lane = Lane::new(name.replace('-', ""), true).await?;
         lane.spare_may_be_left = true;
         Ok::<_, anyhow::Error>(lane)
     };
@@ -117,8 +147,8 @@ pub async fn first_pool(report: &Report) -> Result<()> {
                 target => target,
             },
         };
-        lane.remove_pool()?;
-        let mut subject = Subject::new(&lane.scene, KIND, &format!("pvc-{lives}"));
+        pool.prepare(&lane)?;
+        let mut subject = Subject::new(&lane.scene, kind, &format!("pvc-{lives}"));
         lives += 1;
         if left.is_none() {
             lane.orders.give(None)?;
@@ -137,7 +167,7 @@ pub async fn first_pool(report: &Report) -> Result<()> {
         subject.done(&mut lane.expected, Operation::Delete)?;
         let failed = outcome.is_err();
         if let Some(target) = target {
-            report.note(KIND.name, "create with its pool", &target.to_string(), outcome);
+            report.note(name, operation, &target.to_string(), outcome);
         } else {
             outcome.context("the creation without a death")?;
         }

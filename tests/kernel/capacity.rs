@@ -9,11 +9,11 @@ use tonic::{Code, Streaming};
 use crate::scene::{GIB, MIB, Scene, THICK, THIN, filesystem, group_with, refused, shell};
 
 /// An open `Watch`.
-struct Watching(Streaming<quarry::WatchResponse>);
+pub struct Watching(Streaming<quarry::WatchResponse>);
 
 impl Watching {
     /// Opens it; the first message is there without any change.
-    async fn begin(scene: &Scene) -> Self {
+    pub async fn begin(scene: &Scene) -> Self {
         let answer = scene.csi.capacity.clone().watch(quarry::WatchRequest {}).await.unwrap();
         let mut watching = Self(answer.into_inner());
         let first = watching.next().await.expect("a message at once");
@@ -28,7 +28,7 @@ impl Watching {
     }
 
     /// Asks for the capacity after each message, as the reporter does, until it is what is expected; the reasons told.
-    async fn until(
+    pub async fn until(
         &mut self,
         scene: &Scene,
         parameters: &[(&str, &str)],
@@ -58,12 +58,12 @@ impl Watching {
     }
 }
 
-fn said(reasons: &[String], part: &str) -> bool {
+pub fn said(reasons: &[String], part: &str) -> bool {
     reasons.iter().any(|reason| reason.contains(part))
 }
 
 /// A disk that belongs to no group any more.
-fn spare_disk(spare: &VolumeGroup) -> String {
+pub fn spare_disk(spare: &VolumeGroup) -> String {
     lvm("vgremove", &["-ff", "-y", spare.name()]).unwrap().success().unwrap();
     spare.disks()[0].display().to_string()
 }

@@ -4,6 +4,7 @@
 
 mod bed;
 mod capacity;
+mod claims;
 mod filesystem;
 mod journal;
 #[path = "../../driver/tests/support/lvm_report.rs"]

@@ -10,22 +10,25 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::codegen::BoxStream;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 use crate::engine::{Change, Engine};
 
-/// Tells of changes.
+use super::claims::Claims;
+
+/// Tells of changes, and takes up who can tell of pods' claims.
 #[derive(Debug, Clone)]
 pub struct CapacityService {
     engine: Arc<Engine>,
+    claims: Claims,
     ending: CancellationToken,
 }
 
 impl CapacityService {
     /// Of the engine's volume groups, until `ending` is cancelled.
     #[must_use]
-    pub fn new(engine: Arc<Engine>, ending: CancellationToken) -> Self {
-        Self { engine, ending }
+    pub fn new(engine: Arc<Engine>, claims: Claims, ending: CancellationToken) -> Self {
+        Self { engine, claims, ending }
     }
 }
 
@@ -53,6 +56,33 @@ impl Capacity for CapacityService {
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(messages))))
+    }
+
+    async fn claims(
+        &self,
+        request: Request<Streaming<proto::ClaimsAnswer>>,
+    ) -> Result<Response<BoxStream<proto::ClaimsQuestion>>, Status> {
+        let mut answers = request.into_inner();
+        let (sender, questions) = Claims::channel();
+        let (claims, ending) = (self.claims.clone(), self.ending.clone());
+        tokio::spawn(async move {
+            let mut connected = None;
+            loop {
+                let answer = tokio::select! {
+                    () = ending.cancelled() => return,
+                    () = sender.closed() => return,
+                    answer = answers.message() => answer,
+                };
+                // A client that breaks off is one that goes away.
+                let Ok(Some(answer)) = answer else { return };
+                // It is asked from its first message on, which is no answer yet.
+                let connected = connected.get_or_insert_with(|| claims.connect(sender.clone()));
+                if answer.id != 0 {
+                    connected.answered(answer);
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(questions))))
     }
 }
 

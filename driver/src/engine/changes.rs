@@ -39,6 +39,10 @@ pub enum Reason {
     GroupFound,
     /// A volume group is not there any more.
     GroupGone,
+    /// Room that was kept from the scheduler is published again.
+    HoldEnded,
+    /// Room is kept from the scheduler for a while: the claims of a pod do not fit together.
+    HoldBegun,
     /// A volume is being made.
     BeingMade,
     /// A volume was not made after all.
@@ -63,6 +67,8 @@ impl fmt::Display for Reason {
             Self::Completeness => "a physical volume went or came back",
             Self::GroupFound => "a volume group was found",
             Self::GroupGone => "a volume group is gone",
+            Self::HoldEnded => "room that was kept from the scheduler is published again",
+            Self::HoldBegun => "the claims of a pod do not fit together: less room is published for a while",
             Self::BeingMade => "a volume is being made",
             Self::NotMade => "a volume was not made after all",
             Self::PoolMade => "a thin pool was made",
@@ -222,15 +228,20 @@ impl Engine {
         fill.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut reason = Reason::GroupFound;
         loop {
+            let measure = async {
+                self.end_holds().await;
+                self.figures().await
+            };
             let figures = tokio::select! {
                 () = shutdown.cancelled() => return,
-                figures = self.figures() => figures,
+                figures = measure => figures,
             };
             self.changes.compare(figures, reason);
             reason = loop {
                 tokio::select! {
                     () = shutdown.cancelled() => return,
                     reason = self.changes.hinted() => break reason,
+                    () = self.holds.next_end() => break Reason::HoldEnded,
                     // Writes of pods change no metadata: only the kernel knows of them.
                     _ = fill.tick() => if self.has_pools() { break Reason::Fill },
                 }

@@ -16,6 +16,7 @@ use crate::volume::{Bytes, Content, LvName, Provisioning, Stage, Tags};
 use super::changes::Reason;
 use super::group::{Group, Unreadable};
 use super::groups::Freshness;
+use super::pod::{NotTogether, PodClaim};
 use super::room;
 use super::underway::Place;
 use super::{Engine, Volume};
@@ -39,6 +40,23 @@ pub struct CreateRequest {
     pub range: SizeRange,
     /// The claim it is for, where csi-provisioner says; it shapes nothing.
     pub claim: Option<Claim>,
+    /// The other claims of the pod that waits for this one, as far as somebody says; empty where it stands alone.
+    pub siblings: Vec<PodClaim>,
+}
+
+impl CreateRequest {
+    /// As one of several claims of a pod; nothing where it is not one.
+    pub(super) fn as_pod_claim(&self, size: Bytes) -> Option<PodClaim> {
+        let claim = self.claim.clone().filter(|_| !self.siblings.is_empty())?;
+        Some(PodClaim {
+            claim,
+            lv: self.lv.clone(),
+            class: self.device_class.clone(),
+            provisioning: self.provisioning,
+            content: self.content,
+            requested: self.range.required.unwrap_or(size),
+        })
+    }
 }
 
 /// Why a volume was not made, or not seen to be.
@@ -81,6 +99,17 @@ pub enum CreateError {
         largest: Bytes,
         /// Why.
         bound: Bound,
+    },
+    /// It would fit, and the other claims of its pod would not.
+    #[error(
+        "claims {} of one pod need {} together, node {node} has room for {}: none of them is made here, so that the pod \
+         can go to a node where all fit", refused.claims, refused.needed, refused.rooms
+    )]
+    NotTogether {
+        /// This node.
+        node: String,
+        /// The claims, and what there is.
+        refused: NotTogether,
     },
     /// No size in whole extents fits.
     #[error(transparent)]
@@ -208,6 +237,9 @@ impl Engine {
         let prepared = self.prepare(&volume).await;
         let volume = prepared.map_err(|source| CreateError::Unprepared { lv: request.lv.clone(), source })?;
         self.record_created(&volume, request.claim.clone(), Origin::Asked).await?;
+        if request.claim.as_ref().is_some_and(|claim| self.holds.forget(claim)) {
+            self.changes.hint(Reason::HoldEnded);
+        }
         Ok(volume)
     }
 
@@ -256,7 +288,7 @@ impl Engine {
         // What cannot be is refused before anything is written.
         let reading = group.known();
         let size = request.range.volume_size(request.content, reading.extent())?;
-        let place = self.set_aside(&request.lv, &class, &group, request.provisioning, size).await?;
+        let place = self.set_aside(request, &class, &group, size).await?;
         self.intend_create(&request.lv, &group, request.claim.clone()).await?;
         let made = self.make_intended(request, &class, &group, &place).await;
         if made.is_err() {
@@ -445,6 +477,7 @@ mod tests {
             mkfs_options: vec![],
             range: SizeRange::new(1 << 30, 0).unwrap(),
             claim: None,
+            siblings: vec![],
         }
     }
 

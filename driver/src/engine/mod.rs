@@ -16,8 +16,10 @@ mod forget;
 mod group;
 mod groups;
 mod health;
+mod holds;
 mod locks;
 mod pins;
+mod pod;
 mod prepare;
 mod reading;
 mod records;
@@ -53,6 +55,7 @@ pub use forget::ForgetError;
 pub use group::{Condition, Group, Unreadable};
 pub use health::GroupHealth;
 pub use locks::{Busy, VolumeGuard, VolumeLocks};
+pub use pod::PodClaim;
 pub use prepare::{PrepareError, StageError};
 pub use reading::Reading;
 pub use room::RoomError;
@@ -81,6 +84,7 @@ pub struct Engine {
     changes: changes::Changes,
     under_way: underway::UnderWay,
     gauge: usage::Gauge,
+    holds: holds::Holds,
     /// The journal did not take what a recovery wanted to write.
     recovery_put_off: AtomicBool,
 }

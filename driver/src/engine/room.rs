@@ -6,11 +6,13 @@ use crate::config::DeviceClass;
 use crate::lvm::metadata::model::LogicalVolume;
 use crate::volume::capacity::{Demand, Ledger, Policy, Pool, PoolSpace, PoolStep, Room, Unusable};
 use crate::volume::tags::POOL_MARK;
-use crate::volume::{Bytes, LvName, Provisioning};
+use crate::volume::{Bytes, Provisioning};
 
+use super::changes::Reason;
 use super::group::{Group, Unreadable};
+use super::pod::NotTogether;
 use super::underway::{BeingMade, Place};
-use super::{CreateError, Engine, Reading};
+use super::{CreateError, CreateRequest, Engine, Reading};
 
 /// Why no figure can be given.
 #[derive(Debug, thiserror::Error)]
@@ -20,18 +22,9 @@ pub enum RoomError {
     Unreadable(#[from] Unreadable),
 }
 
-/// Which of a group's thin pools are measured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Measure {
-    /// All that classes name.
-    Pools,
-    /// None: only thick volumes are of interest.
-    Nothing,
-}
-
 impl Engine {
     /// The largest volume that can be made now; 0 where this node lacks the class or its volume group. Volumes that are
-    /// being made count as made.
+    /// being made count as made. Less while room is kept from the scheduler (`holds`).
     ///
     /// No process is run: the last reading of the metadata, kept true by the watcher, and the kernel's state of the pool.
     ///
@@ -53,30 +46,54 @@ impl Engine {
         // A thin volume that is being made may make its pool before.
         let pools = provisioning == Provisioning::Thin || self.under_way.has_thin(group.uuid());
         let reading = group.known();
-        let mut ledger = self.ledger(&reading, if pools { Measure::Pools } else { Measure::Nothing }).await;
+        let mut ledger = match pools {
+            true => self.ledger(&reading).await,
+            false => Ledger::new(reading.space(), BTreeMap::new()),
+        };
         self.under_way.entries().take_from(&mut ledger, &reading, None);
-        Ok(ledger.room(&policy_of(&class), provisioning).largest)
+        let room = ledger.room(&policy_of(&class), provisioning).largest;
+        let most = self.holds.most(&class.name, provisioning);
+        Ok(most.map_or(room, |most| room.min(most).round_down(reading.extent())))
     }
 
     /// Sets room aside for a volume that is to be made.
     ///
     /// # Errors
-    /// [`CreateError::NoRoom`].
+    /// [`CreateError::NoRoom`]; [`CreateError::NotTogether`] where it would fit and the other claims of its pod would not.
     pub(super) async fn set_aside(
         &self,
-        lv: &LvName,
+        request: &CreateRequest,
         class: &DeviceClass,
         group: &Group,
-        provisioning: Provisioning,
         size: Bytes,
     ) -> Result<Place<'_>, CreateError> {
-        let (reading, policy) = (group.known(), policy_of(class));
-        let mut ledger = self.ledger(&reading, Measure::Pools).await;
+        let (reading, policy, provisioning) = (group.known(), policy_of(class), request.provisioning);
+        let own = request.as_pod_claim(size);
+        let pod = match &own {
+            Some(own) => Some(self.pod_room(own, &request.siblings).await),
+            None => None,
+        };
+        let mut ledger = self.ledger(&reading).await;
         let mut entries = self.under_way.entries();
         entries.take_from(&mut ledger, &reading, None);
         let demand = Demand { group: group.name(), policy: &policy, provisioning, size };
         ledger.admit(&demand).map_err(|room| self.no_room(&demand, room))?;
-        let entry = BeingMade { lv: lv.clone(), vg: group.uuid(), policy, provisioning, size };
+        if let Some(Err(refused)) = pod.map(|pod| pod.fits(&entries)) {
+            drop(entries);
+            if let Some(own) = own {
+                let lasts = self.holds.begin(own, request.siblings.clone());
+                let NotTogether { claims, rooms, .. } = &refused;
+                tracing::info!(
+                    claims,
+                    rooms,
+                    seconds = lasts.as_secs(),
+                    "the claims of a pod do not fit together: less room is published for a while"
+                );
+                self.changes.hint(Reason::HoldBegun);
+            }
+            return Err(CreateError::NotTogether { node: self.node.to_string(), refused });
+        }
+        let entry = BeingMade { lv: request.lv.clone(), vg: group.uuid(), policy, provisioning, size };
         Ok(entries.add(self, entry))
     }
 
@@ -93,7 +110,7 @@ impl Engine {
         provisioning: Provisioning,
         size: Bytes,
     ) -> Result<PoolStep, CreateError> {
-        let mut ledger = self.ledger(reading, Measure::Pools).await;
+        let mut ledger = self.ledger(reading).await;
         self.under_way.entries().take_from(&mut ledger, reading, Some(place));
         let policy = policy_of(class);
         let demand = Demand { group: reading.name(), policy: &policy, provisioning, size };
@@ -112,10 +129,10 @@ impl Engine {
     }
 
     /// What a group has, by a reading and by what the kernel says of its pools.
-    async fn ledger(&self, reading: &Reading, measure: Measure) -> Ledger {
+    pub(super) async fn ledger(&self, reading: &Reading) -> Ledger {
         let mut pools = BTreeMap::new();
         let classes = self.config.device_classes.iter().filter(|class| class.volume_group == reading.name());
-        for class in classes.filter(|_| measure == Measure::Pools) {
+        for class in classes {
             if !pools.contains_key(&class.thin_pool) {
                 pools.insert(class.thin_pool.clone(), self.pool(&class.thin_pool, reading).await);
             }
@@ -160,7 +177,7 @@ pub fn is_unfinished_pool(lv: &LogicalVolume) -> bool {
 }
 
 /// What a class's configuration says about room.
-fn policy_of(class: &DeviceClass) -> Policy {
+pub fn policy_of(class: &DeviceClass) -> Policy {
     Policy {
         reserve: Bytes(class.reserve_bytes),
         pool: class.thin_pool.clone(),

@@ -26,6 +26,7 @@ use super::backups::Backups;
 use super::changes::{Changes, Reason};
 use super::deleted::Deleted;
 use super::groups::{Groups, ScanError};
+use super::holds::Holds;
 use super::locks::VolumeLocks;
 use super::pins::{PinError, Pins};
 use super::underway::UnderWay;
@@ -119,6 +120,7 @@ impl Engine {
             changes: Changes::default(),
             under_way: UnderWay::default(),
             gauge: Gauge::default(),
+            holds: Holds::default(),
             recovery_put_off: AtomicBool::new(false),
         });
         engine.groups.scan().await?;

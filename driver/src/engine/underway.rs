@@ -55,12 +55,6 @@ impl UnderWay {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the volume is being made.
-    #[must_use]
-    pub fn has(&self, lv: &LvName) -> bool {
-        self.entries().all.values().any(|entry| entry.lv == *lv)
-    }
-
     /// Whether a thin volume is being made in the group.
     #[must_use]
     pub fn has_thin(&self, vg: LvmUuid) -> bool {
@@ -69,6 +63,12 @@ impl UnderWay {
 }
 
 impl Entries {
+    /// Whether the volume is being made.
+    #[must_use]
+    pub fn has(&self, lv: &LvName) -> bool {
+        self.all.values().any(|entry| entry.lv == *lv)
+    }
+
     /// Takes from a group's ledger what is being made there and not shown by its reading: all, or what began before a
     /// place. One that does not fit any more is refused when its turn comes, and takes nothing.
     pub fn take_from(&self, ledger: &mut Ledger, reading: &Reading, before: Option<&Place<'_>>) {

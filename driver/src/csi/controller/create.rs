@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use quarry_proto::csi::v1 as proto;
 use tonic::{Code, Status};
 
+use crate::capacity::claims::Claims;
 use crate::csi::{capability, status, topology};
 use crate::engine::{Busy, CreateError, CreateRequest, Engine, Volume};
 use crate::journal::Claim;
@@ -53,9 +54,12 @@ impl From<CreateVolumeError> for Status {
             E::Size(_) | E::Engine(CreateError::Size(_)) => Code::OutOfRange,
             // The one code on which csi-provisioner gives the claim back to the scheduler: the pod can go elsewhere.
             E::Topology(_)
-            | E::Engine(CreateError::NoClass { .. } | CreateError::NoGroup { .. } | CreateError::NoRoom { .. }) => {
-                Code::ResourceExhausted
-            }
+            | E::Engine(
+                CreateError::NoClass { .. }
+                | CreateError::NoGroup { .. }
+                | CreateError::NoRoom { .. }
+                | CreateError::NotTogether { .. },
+            ) => Code::ResourceExhausted,
             // csi-provisioner keeps asking this node: the volume may exist, or come to exist.
             E::Busy(_) | E::Engine(CreateError::OutcomeUnknown { .. } | CreateError::Unprepared { .. }) => {
                 Code::Aborted
@@ -104,6 +108,7 @@ pub fn validate(
         mkfs_options: parameters.mkfs_options,
         range,
         claim: claim(&request.parameters),
+        siblings: Vec::new(),
     })
 }
 
@@ -118,7 +123,15 @@ fn claim(parameters: &HashMap<String, String>) -> Option<Claim> {
 ///
 /// # Errors
 /// [`CreateVolumeError::Engine`].
-pub async fn create(engine: &Engine, request: CreateRequest) -> Result<proto::CreateVolumeResponse, CreateVolumeError> {
+pub async fn create(
+    engine: &Engine,
+    claims: &Claims,
+    mut request: CreateRequest,
+) -> Result<proto::CreateVolumeResponse, CreateVolumeError> {
+    // A volume that is there, or half made, is finished whatever else its pod waits for.
+    if let Some(claim) = request.claim.as_ref().filter(|_| !engine.is_known(&request.lv)) {
+        request.siblings = claims.others(claim).await;
+    }
     let volume = engine.create(&request).await?;
     Ok(proto::CreateVolumeResponse { volume: Some(describe(&volume, &request.mkfs_options)) })
 }

@@ -14,6 +14,7 @@ use quarry_proto::csi::v1::controller_service_capability::rpc::Type;
 use quarry_proto::csi::v1::controller_service_capability::{Rpc, Type as CapabilityType};
 use tonic::{Request, Response, Status};
 
+use crate::capacity::claims::Claims;
 use crate::csi::detached::Detached;
 use crate::csi::status;
 use crate::engine::Engine;
@@ -26,6 +27,7 @@ use delete::DeleteVolumeError;
 pub struct ControllerService {
     engine: Arc<Engine>,
     detached: Detached,
+    claims: Claims,
 }
 
 /// Exactly what is served.
@@ -33,10 +35,11 @@ const CAPABILITIES: [Type; 5] =
     [Type::CreateDeleteVolume, Type::ListVolumes, Type::GetCapacity, Type::GetVolume, Type::SingleNodeMultiWriter];
 
 impl ControllerService {
-    /// Serves the engine's volumes; `detached` runs the work that outlives its request.
+    /// Serves the engine's volumes; `detached` runs the work that outlives its request, `claims` tells which claims belong
+    /// to one pod.
     #[must_use]
-    pub fn new(engine: Arc<Engine>, detached: Detached) -> Self {
-        Self { engine, detached }
+    pub fn new(engine: Arc<Engine>, detached: Detached, claims: Claims) -> Self {
+        Self { engine, detached, claims }
     }
 }
 
@@ -57,10 +60,10 @@ impl Controller for ControllerService {
         let result = match begin() {
             Err(error) => Err(error.into()),
             Ok((checked, guard)) => {
-                let engine = Arc::clone(&self.engine);
+                let (engine, claims) = (Arc::clone(&self.engine), self.claims.clone());
                 let work = async move {
                     let _guard = guard;
-                    create::create(&engine, checked).await
+                    create::create(&engine, &claims, checked).await
                 };
                 self.detached.run(RPC, &name, self.engine.config().timeouts.answer(), work).await
             }
