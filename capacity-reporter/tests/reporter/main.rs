@@ -343,6 +343,8 @@ async fn while_the_driver_is_away_objects_stay_and_when_it_cannot_tell_they_say_
     // What needs no driver is done without one.
     scene.api.remove("storageclasses", "", "b");
     scene.until("end of b", || scene.objects("b").is_empty()).await;
+    scene.still().await;
+    assert_eq!(scene.told("a").as_deref(), Some("4Gi"), "nobody knows better");
     scene.driver.whisper("a", Ok((3 * GIB, Some(3 * GIB))));
     scene.driver.begin();
     scene.until_told("a", "3Gi").await;
