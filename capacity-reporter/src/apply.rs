@@ -231,3 +231,29 @@ pub fn by_provisioner(object: &Object) -> bool {
     let manager = object.labels.get(crate::identity::MANAGED_BY_LABEL);
     manager.is_some_and(|manager| manager.starts_with(crate::identity::PROVISIONER_PREFIX))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::tests::here;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_api_server_that_never_answers_is_not_waited_for() {
+        let never = tower::service_fn(|_: http::Request<kube::client::Body>| {
+            std::future::pending::<Result<http::Response<kube::client::Body>, tower::BoxError>>()
+        });
+        let applier = Applier::new(Client::new(never, "default"), Arc::new(Metrics::new().unwrap()));
+        let begin = tokio::time::Instant::now();
+        let owner = Owner { name: "node-1".to_owned(), uid: "u".to_owned() };
+        let change = Change {
+            kind: crate::plan::Kind::Make,
+            namespace: "quarry".to_owned(),
+            name: here().object_name("c"),
+            class: "c".to_owned(),
+            action: Action::Create(Figures::NOTHING),
+        };
+        let error = applier.apply(&here(), &owner, &change).await.unwrap_err();
+        assert!(matches!(error, RequestError::NoAnswer) && error.code().is_none(), "{error}");
+        assert_eq!(begin.elapsed().as_secs(), LIMIT.as_secs());
+    }
+}

@@ -10,7 +10,6 @@ use std::time::Duration;
 use k8s_openapi::api::storage::v1::{CSINode, CSIStorageCapacity};
 use kube::api::ListParams;
 use kube::{Api, Client};
-use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::apply::{Applier, PAGE, RequestError, within};
@@ -71,11 +70,10 @@ impl Lacking {
 impl Janitor {
     /// Cleans whenever it is this reporter's turn, for ever.
     pub async fn run(self, lease: Lease) {
-        let (sender, mut seen) = watch::channel(None);
         let mut lacking = Lacking::default();
         let turns = async {
             loop {
-                lease.turn(&mut seen).await;
+                lease.turn().await;
                 if let Err(error) = self.look(&mut lacking).await {
                     tracing::warn!(
                         error = chain(&error),
@@ -84,7 +82,7 @@ impl Janitor {
                 }
             }
         };
-        tokio::join!(lease.watch(&sender), turns);
+        tokio::join!(lease.watch(), turns);
     }
 
     async fn look(&self, lacking: &mut Lacking) -> Result<(), RequestError> {

@@ -69,6 +69,8 @@ pub struct Lease {
     pub renew: Duration,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// How it was last seen.
+    pub seen: Arc<watch::Sender<Option<Seen>>>,
 }
 
 impl Lease {
@@ -77,7 +79,8 @@ impl Lease {
     }
 
     /// Watches it, for ever.
-    pub async fn watch(&self, seen: &watch::Sender<Option<Seen>>) {
+    pub async fn watch(&self) {
+        let seen = &self.seen;
         let config = Config::default().fields(&format!("metadata.name={NAME}"));
         let note = |lease: &Object| {
             let new = Seen::of(lease, Instant::now());
@@ -110,7 +113,8 @@ impl Lease {
     }
 
     /// Ends when it is this reporter's turn: it holds the lease, freshly renewed.
-    pub async fn turn(&self, seen: &mut watch::Receiver<Option<Seen>>) {
+    pub async fn turn(&self) {
+        let mut seen = self.seen.subscribe();
         loop {
             let now = seen.borrow_and_update().clone();
             let Some(now) = now else {
@@ -142,6 +146,8 @@ impl Lease {
                             "this reporter now cleans up after nodes that lost the driver"
                         );
                     }
+                    // The version it has now comes by the watch.
+                    tokio::time::timeout(self.renew, seen.changed()).await.ok();
                     return;
                 }
                 // Somebody else was faster: the watch says who.
@@ -159,19 +165,34 @@ impl Lease {
         }
     }
 
-    /// Writes it, if it still is as it was seen.
+    /// Gives it up, if this reporter holds it: a node may be about to lose the driver for good, and so its reporter.
+    pub async fn release(&self) {
+        let Some(seen) = self.seen.borrow().clone().filter(|seen| seen.holder == self.me) else { return };
+        if let Err(error) = self.write(&seen, json!({"holderIdentity": "", "leaseDurationSeconds": 1})).await {
+            tracing::info!(
+                lease = NAME,
+                error = crate::telemetry::chain(&error),
+                "cannot give up the lease; it ends by itself"
+            );
+        }
+    }
+
+    /// Takes or renews it, if it still is as it was seen.
     async fn take(&self, seen: &Seen) -> Result<(), RequestError> {
         let now = format!("{:.6}", Timestamp::now());
-        let mine = seen.holder == self.me;
         let mut spec = json!({
             "holderIdentity": self.me,
             "leaseDurationSeconds": (self.renew * 3).as_secs().max(1),
             "renewTime": now,
         });
-        if !mine {
+        if seen.holder != self.me {
             spec["acquireTime"] = json!(now);
             spec["leaseTransitions"] = json!(seen.transitions.saturating_add(1));
         }
+        self.write(seen, spec).await
+    }
+
+    async fn write(&self, seen: &Seen, spec: serde_json::Value) -> Result<(), RequestError> {
         let patch = json!({"metadata": {"resourceVersion": seen.version}, "spec": spec});
         let result = within(self.api().patch(NAME, &PatchParams::default(), &Patch::Merge(&patch))).await;
         self.metrics.requested("lease", &result);

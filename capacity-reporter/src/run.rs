@@ -25,6 +25,9 @@ use crate::telemetry::http;
 use crate::telemetry::metrics::Metrics;
 use crate::{classes, driver};
 
+/// How long the end may take: the lease is given up, if there is an API server to tell.
+const FAREWELL: Duration = Duration::from_secs(3);
+
 /// A client with the pod's own account.
 ///
 /// # Errors
@@ -46,18 +49,37 @@ pub async fn run(args: RunArgs, end: CancellationToken) -> anyhow::Result<()> {
     if let Some(address) = args.http_address {
         tokio::spawn(http::serve(http::bind(address).await?, Arc::clone(&metrics)));
     }
-    let reported = report(args, client()?, metrics);
-    tokio::select! {
-        reported = reported => reported,
-        () = end.cancelled() => Ok(()),
-    }
+    report(args, client()?, metrics, end).await
 }
 
-/// Reports for ever, with this client.
+/// Reports until `end` is cancelled, with this client.
 ///
 /// # Errors
 /// As [`run`].
-pub async fn report(args: RunArgs, client: Client, metrics: Arc<Metrics>) -> anyhow::Result<()> {
+pub async fn report(
+    args: RunArgs,
+    client: Client,
+    metrics: Arc<Metrics>,
+    end: CancellationToken,
+) -> anyhow::Result<()> {
+    let lease = Lease {
+        client: client.clone(),
+        namespace: args.namespace.clone(),
+        me: args.node_name.clone(),
+        renew: INTERVAL.min(args.forget_nodes_after / 3).max(Duration::from_secs(1)),
+        metrics: Arc::clone(&metrics),
+        seen: Arc::new(watch::Sender::new(None)),
+    };
+    tokio::select! {
+        reported = for_ever(&args, client, metrics, lease.clone()) => reported,
+        () = end.cancelled() => {
+            tokio::time::timeout(FAREWELL, lease.release()).await.ok();
+            Ok(())
+        }
+    }
+}
+
+async fn for_ever(args: &RunArgs, client: Client, metrics: Arc<Metrics>, lease: Lease) -> anyhow::Result<()> {
     tracing::info!(
         node = args.node_name,
         namespace = args.namespace,
@@ -82,7 +104,7 @@ pub async fn report(args: RunArgs, client: Client, metrics: Arc<Metrics>) -> any
             namespace: args.namespace.clone(),
         };
         tokio::select! {
-            () = tasks(&args, client, identity, current.clone(), &changed, &signal, &metrics) => bail!("a task has ended"),
+            () = tasks(args, client, identity, current.clone(), &changed, &signal, &metrics, lease) => bail!("a task has ended"),
             other = another(known, description) => other,
         }
     };
@@ -93,6 +115,7 @@ pub async fn report(args: RunArgs, client: Client, metrics: Arc<Metrics>) -> any
 }
 
 /// All that is done once the driver is known.
+#[expect(clippy::too_many_arguments, reason = "what the tasks share, handed out once")]
 async fn tasks(
     args: &RunArgs,
     client: Client,
@@ -101,6 +124,7 @@ async fn tasks(
     changed: &Arc<Notify>,
     signal: &Signal,
     metrics: &Arc<Metrics>,
+    lease: Lease,
 ) {
     let objects = Objects::default();
     let applier = Applier::new(client.clone(), Arc::clone(metrics));
@@ -123,14 +147,6 @@ async fn tasks(
         metrics: Arc::clone(metrics),
     };
     let claims = Claims { client: client.clone(), classes: known_classes, metrics: Arc::clone(metrics) };
-    let interval = INTERVAL.min(args.forget_nodes_after / 3).max(Duration::from_secs(1));
-    let lease = Lease {
-        client: client.clone(),
-        namespace: identity.namespace.clone(),
-        me: identity.node.clone(),
-        renew: interval,
-        metrics: Arc::clone(metrics),
-    };
     let janitor = Janitor {
         client: client.clone(),
         applier,

@@ -321,6 +321,11 @@ impl Api {
         state.asked.iter().filter(|a| a.verb == verb && a.resource == "csistoragecapacities").cloned().collect()
     }
 
+    /// How often a resource was listed.
+    pub fn lists(&self, resource: &str) -> usize {
+        self.0.lock().unwrap().asked.iter().filter(|a| a.verb == "list" && a.resource == resource).count()
+    }
+
     /// How many requests there were besides watches.
     pub fn requests(&self) -> usize {
         self.0.lock().unwrap().asked.iter().filter(|asked| asked.verb != "watch").count()
