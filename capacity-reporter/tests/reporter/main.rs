@@ -297,10 +297,17 @@ async fn one_object_that_cannot_be_written_does_not_hold_up_the_others() {
     scene.api.put(OBJECTS, "quarry", &name("a"), json!({"storageClassName": "a", "metadata": {"labels": {"x": "y"}}}));
     scene.begin();
     scene.until_told("b", "2Gi").await;
+    let attempts = || scene.api.asked("create").into_iter().filter(|asked| asked.name == name("a")).count();
+    // By then seconds pass from one attempt to the next.
+    scene.until("sixth attempt", || attempts() >= 6).await;
+    let mut alone = 0;
     for size in 3..8 {
+        let before = attempts();
         scene.driver.say("b", Ok((size * GIB, Some(size * GIB))));
         scene.until_told("b", &format!("{size}Gi")).await;
+        alone += usize::from(attempts() == before);
     }
+    assert!(alone > 0, "b was written only together with an attempt at a");
     assert!(!scene.metrics.ready(), "nobody would notice");
 }
 
