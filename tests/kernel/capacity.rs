@@ -178,6 +178,24 @@ async fn figures_are_exact_with_extents_of_12_mib() {
 }
 
 #[tokio::test]
+async fn where_volumes_may_not_be_scattered_the_longest_stretch_counts() {
+    let group = VolumeGroup::with("adjacent", &VgOptions { disks: 2, ..VgOptions::default() }).unwrap();
+    let vg = group.name().to_owned();
+    let small = group.disks()[1].display().to_string();
+    for arguments in [["-L", "2g"], ["-L", "1g"]] {
+        let name = format!("hole{}", arguments[1]);
+        lvm("lvcreate", &["-y", "-n", &name, arguments[0], arguments[1], &vg, &small]).unwrap().success().unwrap();
+    }
+    lvm("lvremove", &["-y", &format!("{vg}/hole2g")]).unwrap().success().unwrap();
+    lvm("vgchange", &["--alloc", "contiguous", &vg]).unwrap().success().unwrap();
+    let scene = Scene::on(group, "    poolPercent: 20\n").await;
+    let longest = is_exact(&scene, THICK, 4 * MIB).await;
+    let free: i64 = scene.group.vgs("vg_free").unwrap()["vg_free"].parse().unwrap();
+    assert!(longest <= free - 2 * GIB, "{longest} of {free}");
+    is_exact(&scene, THIN, 4 * MIB).await;
+}
+
+#[tokio::test]
 async fn a_pool_grows_when_a_volume_needs_it_and_not_before() {
     let spare = VolumeGroup::fresh("spare").unwrap();
     let disk = spare_disk(&spare);

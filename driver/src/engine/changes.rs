@@ -299,6 +299,8 @@ mod tests {
         changes.compare(figures(&[("a", 1), ("b", 2)]), Reason::Foreign);
         assert_eq!(next(&mut listener).await, change(1, Reason::Foreign, &["b"]));
         assert_eq!(next(&mut listener).await, None);
+        changes.compare(figures(&[("a", 2), ("b", 2)]), Reason::Made);
+        assert_eq!(next(&mut listener).await, change(2, Reason::Made, &["a"]));
     }
 
     #[tokio::test(start_paused = true)]

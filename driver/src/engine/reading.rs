@@ -147,7 +147,11 @@ impl Reading {
         GroupSpace {
             extent: self.extent(),
             total_extents: group.extent_count(),
-            free_extents: group.allocatable_extents(),
+            // Of `cling` that is less than there may be: several stretches of one physical volume would do.
+            free_extents: match group.allocates_anywhere() {
+                true => group.allocatable_extents(),
+                false => group.longest_allocatable(),
+            },
             spare: Bytes(group.pool_metadata_spare().map_or(0, |spare| group.size_of(spare))),
             metadata: MetadataArea {
                 limit: self.state.room.largest_text,

@@ -165,7 +165,8 @@ impl Engine {
             chunk: Bytes(segment.chunk_size),
             metadata_size: Bytes(metadata_size),
             metadata_used: Bytes(fill.metadata_used),
-            ours: lv.has_tag(POOL_MARK),
+            // Where it may only lie on adjacent extents, nobody knows whether it can grow.
+            ours: lv.has_tag(POOL_MARK) && group.allocates_anywhere(),
         })
     }
 }

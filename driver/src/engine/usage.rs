@@ -89,21 +89,10 @@ impl Gauge {
     /// # Errors
     /// [`UsageError`], also when the pool is not active, or the kernel does not answer in time.
     pub async fn fill(&self, group: &Arc<VolumeGroup>, pool: &LogicalVolume) -> Result<Option<Fill>, UsageError> {
-        let turn = Arc::clone(lock(&self.pools).entry(pool.uuid).or_default());
         let (vg, lv) = (Arc::clone(group), pool.clone());
-        let asked = async {
-            let turn = turn.lock_owned().await;
-            // Kept by the question, not by who waits for its answer.
-            let question = tokio::spawn(async move {
-                let _turn = turn;
-                pool_fill(&vg, &lv).await
-            });
-            question.await?
-        };
-        let fill = match tokio::time::timeout(FILL_LIMIT, asked).await {
-            Ok(fill) => fill,
-            Err(_) => Err(UsageError::Slow { vg: group.name.clone(), pool: pool.name.clone() }),
-        };
+        let fill = self.in_turn(pool.uuid, async move { pool_fill(&vg, &lv).await }).await;
+        let slow = || Err(UsageError::Slow { vg: group.name.clone(), pool: pool.name.clone() });
+        let fill = fill.unwrap_or_else(slow);
         // Asked once a second, told once.
         let (vg, name) = (&group.name, &pool.name);
         match &fill {
@@ -116,6 +105,25 @@ impl Gauge {
             _ => {}
         }
         fill
+    }
+
+    /// Asks when no question about the pool is under way any more; nothing where there is no answer in time.
+    async fn in_turn<T: Send + 'static>(
+        &self,
+        pool: LvmUuid,
+        question: impl Future<Output = Result<T, UsageError>> + Send + 'static,
+    ) -> Option<Result<T, UsageError>> {
+        let turn = Arc::clone(lock(&self.pools).entry(pool).or_default());
+        let asked = async {
+            let turn = turn.lock_owned().await;
+            // Kept by the question, not by who waits for its answer.
+            let question = tokio::spawn(async move {
+                let _turn = turn;
+                question.await
+            });
+            question.await?
+        };
+        tokio::time::timeout(FILL_LIMIT, asked).await.ok()
     }
 }
 
@@ -211,4 +219,38 @@ pub async fn pool_status(group: &VolumeGroup, pool: &LogicalVolume) -> Result<Op
         Ok(None)
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::sync::Notify;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_kernel_that_does_not_answer_is_asked_once() {
+        let (gauge, begun, answer) = (Gauge::default(), Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
+        let pool = |letter: u8| LvmUuid::from_bytes(&[letter; 32]).unwrap();
+        let question = || {
+            let (begun, answer) = (Arc::clone(&begun), Arc::clone(&answer));
+            async move {
+                begun.fetch_add(1, Ordering::SeqCst);
+                answer.notified().await;
+                Ok(7)
+            }
+        };
+        for _ in 0..5 {
+            assert!(gauge.in_turn(pool(b'a'), question()).await.is_none());
+        }
+        assert_eq!(begun.load(Ordering::SeqCst), 1, "one question waits, however often it is asked");
+        // Another pool's question does not wait for it.
+        let other = gauge.in_turn(pool(b'b'), async { Ok(8) }).await;
+        assert!(matches!(other, Some(Ok(8))), "{other:?}");
+        // The kernel answers: the next question gets an answer of its own.
+        answer.notify_one();
+        let next = gauge.in_turn(pool(b'a'), async { Ok(9) }).await;
+        assert!(matches!(next, Some(Ok(9))), "{next:?}");
+    }
 }

@@ -50,7 +50,7 @@ pub fn create_pool(vg: &str, pool: &str, plan: &PoolPlan, tag: &str) -> Command 
         .word(vg)
 }
 
-/// Enlarges a thin pool's data, its metadata, or both in one commit each.
+/// Enlarges a thin pool's data, its metadata, or both.
 #[must_use]
 pub fn grow_pool(vg: &str, pool: &str, growth: &PoolGrowth) -> Command {
     let mut command = Command::new("lvextend", Effect::Change).word("-y");

@@ -129,7 +129,7 @@ fn import_group(place: &Place<'_>, text_size: u64) -> Result<VolumeGroup, ModelE
         }
     }
     for (volume, ranges) in physical_volumes.iter_mut().zip(taken) {
-        volume.extents_used = covered(ranges, volume.extent_count);
+        (volume.extents_used, volume.longest_free) = covered(ranges, volume.extent_count);
     }
     let clustered = take(&mut status, "CLUSTERED").then(|| "clvm".to_owned());
     Ok(VolumeGroup {
@@ -146,6 +146,7 @@ fn import_group(place: &Place<'_>, text_size: u64) -> Result<VolumeGroup, ModelE
         lock_type: place.optional_string("lock_type")?.filter(|kind| !kind.is_empty() && kind != "none").or(clustered),
         other_flags: status,
         tags: place.strings("tags")?,
+        allocation: place.optional_string("allocation_policy")?,
         max_logical_volumes: place.optional_natural("max_lv")?.unwrap_or(0),
         physical_volumes,
         logical_volumes,
@@ -167,6 +168,7 @@ fn import_physical(place: &Place<'_>) -> Result<PhysicalVolume, ModelError> {
         extents_start: place.sectors("pe_start")?,
         extent_count: place.natural("pe_count")?,
         extents_used: 0,
+        longest_free: 0,
     })
 }
 
@@ -295,20 +297,21 @@ fn import_areas(place: &Place<'_>, volumes: &HashMap<String, usize>, length: u64
     Ok(areas)
 }
 
-/// How many of `count` extents the ranges cover together.
-fn covered(mut ranges: Vec<(u64, u64)>, count: u64) -> u64 {
+/// How many of `count` extents the ranges cover together, and the longest stretch that none covers.
+fn covered(mut ranges: Vec<(u64, u64)>, count: u64) -> (u64, u64) {
     ranges.sort_unstable();
-    let mut used = 0;
+    let (mut used, mut longest_free) = (0, 0);
     let mut behind = 0;
     for (start, end) in ranges {
         let start = start.max(behind);
         let end = end.min(count);
         if end > start {
             used += end - start;
+            longest_free = longest_free.max(start - behind);
             behind = end;
         }
     }
-    used
+    (used, longest_free.max(count.saturating_sub(behind)))
 }
 
 /// Takes a word out of the list and says whether it was there.
@@ -602,8 +605,13 @@ version = 1
         #[test]
         fn covered_extents_are_those_in_any_range(ranges in proptest::collection::vec((0_u64..60, 0_u64..30), 0..12)) {
             let ranges: Vec<_> = ranges.into_iter().map(|(start, length)| (start, start + length)).collect();
-            let one_by_one = (0..50).filter(|extent| ranges.iter().any(|range| range.0 <= *extent && *extent < range.1));
-            prop_assert_eq!(covered(ranges.clone(), 50), one_by_one.count() as u64);
+            let used = |extent: &u64| ranges.iter().any(|range| range.0 <= *extent && *extent < range.1);
+            let (mut free, mut longest) = (0, 0);
+            for extent in 0..50 {
+                free = if used(&extent) { 0 } else { free + 1 };
+                longest = longest.max(free);
+            }
+            prop_assert_eq!(covered(ranges.clone(), 50), ((0..50).filter(used).count() as u64, longest));
         }
     }
 }

@@ -34,6 +34,8 @@ pub struct VolumeGroup {
     pub other_flags: Vec<String>,
     /// Tags of the group.
     pub tags: Vec<String>,
+    /// How LVM chooses extents, where it is not `normal`: `contiguous`, `cling`, `anywhere` ...
+    pub allocation: Option<String>,
     /// Most logical volumes allowed; 0 means no limit.
     pub max_logical_volumes: u64,
     /// Its physical volumes in the text's order; [`Area::Physical`] counts in it.
@@ -69,6 +71,8 @@ pub struct PhysicalVolume {
     pub extent_count: u64,
     /// Extents that some segment uses.
     pub extents_used: u64,
+    /// The longest stretch of extents that no segment uses.
+    pub longest_free: u64,
 }
 
 impl PhysicalVolume {
@@ -341,6 +345,20 @@ impl VolumeGroup {
             return 0;
         }
         self.physical_volumes.iter().map(PhysicalVolume::allocatable_extents).sum()
+    }
+
+    /// Whether a logical volume may lie on any free extents, as with the allocation policies `normal` and `anywhere`, and
+    /// not only on such that are next to each other (`contiguous`) or on one physical volume (`cling`).
+    #[must_use]
+    pub fn allocates_anywhere(&self) -> bool {
+        matches!(self.allocation.as_deref(), None | Some("normal" | "anywhere" | "inherit"))
+    }
+
+    /// The longest stretch of extents that LVM can give to a new volume.
+    #[must_use]
+    pub fn longest_allocatable(&self) -> u64 {
+        let allocatable = self.physical_volumes.iter().filter(|volume| volume.allocatable_extents() > 0);
+        allocatable.map(|volume| volume.longest_free).max().unwrap_or(0).min(self.allocatable_extents())
     }
 
     /// [`Self::allocatable_extents`] in bytes: the largest linear volume that LVM can make.

@@ -37,7 +37,7 @@ pub struct GroupSpace {
     /// All extents of its physical volumes.
     pub total_extents: u64,
     /// Extents that belong to no logical volume, on physical volumes that are there and allocatable. A thick volume may
-    /// lie on several physical volumes.
+    /// lie on several physical volumes. Where the group's allocation policy does not allow that, one stretch of them.
     pub free_extents: u64,
     /// The size of LVM's spare for the metadata of thin pools, which is as large as the largest of them.
     pub spare: Bytes,
