@@ -18,7 +18,7 @@ const MIB: u64 = 1 << 20;
 /// A change behind the driver's back is still noticed and published.
 fn follows(bed: &Bed, node: &str) -> Result<()> {
     let before = settled(bed, THICK, node)?;
-    bed.on(node, "lvcreate --yes --name of-an-admin --size 64m quarry")?;
+    bed.on(node, "lvcreate --yes --activate n --zero n --name of-an-admin --size 64m quarry")?;
     let outcome = until(bed, THICK, node, "64 MiB less", FRESH, |room| room.largest == before.largest - 64 * MIB);
     bed.on(node, "lvremove --yes quarry/of-an-admin")?;
     outcome?;
@@ -91,7 +91,7 @@ fn a_killed_reporter_leaves_the_objects_and_takes_them_up_again() {
         let pod = bed.release.pod_on(node)?;
         bed.on(node, "kill -9 $(pidof quarry-capacity-reporter)")?;
         // Changed while nobody is there.
-        bed.on(node, "lvcreate --yes --name meanwhile --size 128m quarry")?;
+        bed.on(node, "lvcreate --yes --activate n --zero n --name meanwhile --size 128m quarry")?;
         let outcome = bed.kubectl.within(NAMESPACE).wait(&format!("pod {pod}"), "its reporter restarted", RUN, |now| {
             Ok((restarts(now, "capacity-reporter") > 0).then_some(()))
         });
@@ -109,7 +109,7 @@ fn a_node_that_is_switched_off_keeps_its_objects_and_tells_the_truth_when_it_is_
         let before = settled(bed, THICK, node)?;
         let uids_before = uids(bed)?;
         let record = Record::begin(bed, OBJECTS)?;
-        bed.on(node, "lvcreate --yes --name before-the-cut --size 64m quarry; sync")?;
+        bed.on(node, "lvcreate --yes --activate n --zero n --name before-the-cut --size 64m quarry; sync")?;
         bed.cut_power(node)?;
         bed.kubectl
             .wait(&format!("node {node}"), "Ready", RUN, |now| Ok((condition(now, "Ready") == "True").then_some(())))?;
@@ -130,7 +130,7 @@ fn an_api_server_that_restarts_is_told_what_happened_meanwhile() {
         let before = settled(bed, THICK, node)?;
         let uids_before = uids(bed)?;
         bed.restart_api_server()?;
-        bed.on(node, "lvcreate --yes --name meanwhile --size 64m quarry")?;
+        bed.on(node, "lvcreate --yes --activate n --zero n --name meanwhile --size 64m quarry")?;
         let outcome = until(bed, THICK, node, "64 MiB less", FRESH, |room| room.largest == before.largest - 64 * MIB);
         bed.on(node, "lvremove --yes quarry/meanwhile")?;
         outcome?;

@@ -3,6 +3,9 @@
 //!
 //! The tests share the cluster and run one after the other; each has a namespace of its own and leaves nothing but the
 //! thin pools.
+//!
+//! What an admin does behind the driver's back is done by `lvcreate --activate n --zero n`: on the node without udevd nobody
+//! makes the device file that it would clear.
 
 mod disruption;
 mod fill;

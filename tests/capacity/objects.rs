@@ -43,7 +43,7 @@ fn what_somebody_else_does_to_a_group_is_published() {
     scenario("behind", |bed| {
         for node in NODES {
             let before = settled(bed, "quarry-thick", node)?;
-            bed.on(node, "lvcreate --yes --name of-an-admin --size 64m quarry")?;
+            bed.on(node, "lvcreate --yes --activate n --zero n --name of-an-admin --size 64m quarry")?;
             let outcome = until(bed, "quarry-thick", node, "64 MiB less", FRESH, |room| {
                 room.largest == before.largest - 64 * MIB
             });
