@@ -3,6 +3,7 @@
 use anyhow::{Result, ensure};
 use quarry_tests::cluster::bed::scenario;
 use quarry_tests::cluster::capacity::settled;
+use quarry_tests::cluster::kubectl::{items, text};
 use quarry_tests::cluster::objects::{Pod, claim};
 
 use crate::NODES;
@@ -24,6 +25,10 @@ fn a_pod_with_two_claims_ends_where_both_fit() {
         bed.apply(&[Pod::new("both").mounts("one").mounts("two").preferring(middle).manifest()])?;
         let node = bed.running("both")?;
         ensure!(node == large, "both claims fit on {large} only, the pod runs on {node}");
+        // It was tried where it would rather be, and refused before anything was made.
+        let refused = bed.kubectl.get("events --field-selector reason=ProvisioningFailed")?;
+        let said: Vec<&str> = items(&refused).iter().map(|event| text(event, "/message")).collect();
+        ensure!(said.iter().any(|message| message.contains("of one pod need")), "nothing was refused: {said:?}");
         for claim in ["one", "two"] {
             ensure!(bed.volume(claim)?.node == large, "{claim} is elsewhere");
         }
