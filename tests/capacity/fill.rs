@@ -60,9 +60,7 @@ fn fill(bed: &Bed) -> Result<()> {
         let left = published(bed, CLASS, node)?;
         ensure!(left.largest < size, "{node} has {left:?} left of {room:?}, enough for one more of {size}");
     }
-    let refused = bed.kubectl.get("events --field-selector reason=ProvisioningFailed")?;
-    let refused: Vec<&str> = items(&refused).iter().map(|event| text(event, "/message")).collect();
-    ensure!(refused.is_empty(), "{} volumes were refused: {refused:#?}", refused.len());
+    none_refused(bed)?;
 
     bed.apply(&[claim("late", CLASS, &size.to_string()), Pod::new("late").mounts("late").manifest()])?;
     bed.event("late", "FailedScheduling", "did not have enough free storage")?;
@@ -85,8 +83,15 @@ fn fill(bed: &Bed) -> Result<()> {
     bed.kubectl.run(&format!("delete pvc {first} --wait=false"))?;
     let late = bed.running("late")?;
     ensure!(late == node, "room was made on {node}, the pod runs on {late}");
-    let refused = bed.kubectl.get("events --field-selector reason=ProvisioningFailed")?;
-    ensure!(items(&refused).is_empty(), "the last volume was refused: {refused}");
+    none_refused(bed)
+}
+
+/// Fails when a node refused a volume. An answer that the work takes longer is none: the machines here are slow.
+fn none_refused(bed: &Bed) -> Result<()> {
+    let failed = bed.kubectl.get("events --field-selector reason=ProvisioningFailed")?;
+    let failed: Vec<&str> = items(&failed).iter().map(|event| text(event, "/message")).collect();
+    let refused: Vec<&&str> = failed.iter().filter(|message| !message.contains("code = Aborted")).collect();
+    ensure!(refused.is_empty(), "{} volumes were refused: {refused:#?}", refused.len());
     Ok(())
 }
 
