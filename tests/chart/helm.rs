@@ -13,7 +13,8 @@ use serde_json::Value;
 
 /// The version of the cluster that Helm is to assume.
 const KUBERNETES: &str = "1.36.0";
-const NAMESPACE: &str = "storage";
+/// The namespace of the release.
+pub const NAMESPACE: &str = "storage";
 
 /// The chart's folder.
 pub fn chart() -> PathBuf {

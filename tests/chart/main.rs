@@ -8,7 +8,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
 use clap::Parser as _;
-use helm::{Objects, chart, helm, render};
+use helm::{NAMESPACE, Objects, chart, helm, render};
+use quarry_capacity_reporter::args as reporter;
+use quarry_capacity_reporter::identity::Identity;
 use quarry_driver::args::{Cli, Command};
 use quarry_driver::config::Config;
 use quarry_driver::volume::parameters::{Parameters, Provisioning};
@@ -27,11 +29,15 @@ fn an_older_kubernetes_is_refused_with_the_version_it_needs() {
     assert!(!said.exit.success() && said.stderr_text().contains(">=1.32.0-0"), "{}", said.stderr_text());
 }
 
+fn node_account(objects: &Objects) -> &Value {
+    objects.of_kind("ServiceAccount").into_iter().find(|account| account["metadata"]["name"] == "quarry-node").unwrap()
+}
+
 #[test]
-fn only_csi_provisioner_has_a_token() {
+fn the_driver_has_no_token() {
     let objects = Objects::with("");
     assert_eq!(objects.pod()["automountServiceAccountToken"], false);
-    assert_eq!(objects.only("ServiceAccount")["automountServiceAccountToken"], false);
+    assert_eq!(node_account(&objects)["automountServiceAccountToken"], false);
     let has_token = |container: &str| {
         let sources = |volume: &&Value| volume["projected"]["sources"].as_array().cloned().unwrap_or_default();
         let volumes = objects.volumes_of(container);
@@ -39,7 +45,7 @@ fn only_csi_provisioner_has_a_token() {
         volumes.iter().flat_map(sources).any(|source| source.get("serviceAccountToken").is_some())
     };
     assert!(!has_token("driver"));
-    assert!(has_token("csi-provisioner"));
+    assert!(has_token("csi-provisioner") && has_token("capacity-reporter"));
     // The kubelet keeps the pods' tokens below `pods`: the driver must see that folder, but no part of it is its own token.
     let mounts = objects.container("driver")["volumeMounts"].as_array().unwrap();
     assert!(mounts.iter().all(|mount| !mount["mountPath"].as_str().unwrap().contains("secrets")));
@@ -51,48 +57,83 @@ fn only_the_driver_is_privileged() {
     let pod = objects.pod();
     assert_eq!(pod["hostNetwork"], true);
     assert_eq!((pod.get("hostPID"), pod.get("hostIPC")), (None, None));
-    assert_eq!(pod["containers"].as_array().unwrap().len(), 2);
+    assert_eq!(pod["containers"].as_array().unwrap().len(), 3);
     assert_eq!(objects.container("driver")["securityContext"]["privileged"], true);
     let expected = json!({
         "runAsUser": 0, "runAsGroup": 0, "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true,
         "capabilities": {"drop": ["ALL"]}, "seccompProfile": {"type": "RuntimeDefault"},
     });
-    assert_eq!(objects.container("csi-provisioner")["securityContext"], expected);
-    // Nothing of the host but the socket.
-    let host: Vec<&Value> =
-        objects.volumes_of("csi-provisioner").into_iter().filter_map(|v| v.get("hostPath")).collect();
-    let [socket] = host[..] else { panic!("{host:?}") };
-    assert_eq!(socket["path"], "/var/lib/kubelet/plugins/lvm.quarry.storage");
+    for container in ["csi-provisioner", "capacity-reporter"] {
+        assert_eq!(objects.container(container)["securityContext"], expected, "{container}");
+        // Nothing of the host but the socket.
+        let host: Vec<&Value> = objects.volumes_of(container).into_iter().filter_map(|v| v.get("hostPath")).collect();
+        let [socket] = host[..] else { panic!("{container}: {host:?}") };
+        assert_eq!(socket["path"], "/var/lib/kubelet/plugins/lvm.quarry.storage");
+    }
+}
+
+/// What the roles of this name allow: kind of role, resource, verb.
+fn rights(objects: &Objects, name: &str) -> BTreeSet<(String, String, String)> {
+    let mut granted = BTreeSet::new();
+    for role in [objects.of_kind("ClusterRole"), objects.of_kind("Role")].concat() {
+        for rule in role["rules"].as_array().unwrap().iter().filter(|_| role["metadata"]["name"] == name) {
+            assert_eq!(rule["apiGroups"].as_array().unwrap().len(), 1);
+            for resource in rule["resources"].as_array().unwrap() {
+                for verb in rule["verbs"].as_array().unwrap() {
+                    let text = |value: &Value| value.as_str().unwrap().to_owned();
+                    let named =
+                        rule["resourceNames"].as_array().map(|names| names.iter().map(text).collect::<String>());
+                    let resource = text(resource) + &named.map_or(String::new(), |name| format!("/{name}"));
+                    granted.insert((text(&role["kind"]), resource, text(verb)));
+                }
+            }
+        }
+    }
+    granted
 }
 
 #[test]
 fn rights_are_these_and_no_others() {
     let objects = Objects::with("");
-    let mut granted = BTreeSet::new();
-    for role in [objects.of_kind("ClusterRole"), objects.of_kind("Role")].concat() {
-        for rule in role["rules"].as_array().unwrap() {
-            assert_eq!(rule["apiGroups"].as_array().unwrap().len(), 1);
-            for resource in rule["resources"].as_array().unwrap() {
-                for verb in rule["verbs"].as_array().unwrap() {
-                    let text = |value: &Value| value.as_str().unwrap().to_owned();
-                    granted.insert((text(&role["kind"]), text(resource), text(verb)));
-                }
-            }
-        }
+    for (name, expected) in [
+        (
+            "quarry-provisioner",
+            &[
+                ("ClusterRole", "persistentvolumes", "list watch create patch delete"),
+                ("ClusterRole", "persistentvolumeclaims", "list watch update"),
+                ("ClusterRole", "storageclasses", "list watch"),
+                ("ClusterRole", "events", "create patch"),
+            ][..],
+        ),
+        (
+            "quarry-capacity",
+            &[
+                ("ClusterRole", "csistoragecapacities", "list watch delete"),
+                ("ClusterRole", "storageclasses", "list watch"),
+                ("ClusterRole", "csinodes", "get list"),
+                ("ClusterRole", "nodes", "get"),
+                ("ClusterRole", "pods", "list"),
+                ("ClusterRole", "persistentvolumeclaims", "get"),
+                ("Role", "csistoragecapacities", "get create patch"),
+                ("Role", "leases/quarry-capacity-janitor", "list watch patch"),
+            ],
+        ),
+        (
+            "quarry-capacity-clean",
+            &[
+                ("ClusterRole", "csistoragecapacities", "list delete"),
+                ("Role", "rolebindings/quarry-capacity", "delete"),
+            ],
+        ),
+    ] {
+        let expected: BTreeSet<_> = expected
+            .iter()
+            .flat_map(|(kind, resource, verbs)| verbs.split(' ').map(move |verb| (kind, resource, verb)))
+            .map(|(kind, resource, verb)| ((*kind).to_owned(), (*resource).to_owned(), verb.to_owned()))
+            .collect();
+        assert_eq!(rights(&objects, name), expected, "{name}");
     }
-    let expected: BTreeSet<_> = [
-        ("ClusterRole", "persistentvolumes", "list watch create patch delete"),
-        ("ClusterRole", "persistentvolumeclaims", "list watch update"),
-        ("ClusterRole", "storageclasses", "list watch"),
-        ("ClusterRole", "events", "create patch"),
-        ("Role", "csistoragecapacities", "list watch create update delete"),
-        ("Role", "pods", "get"),
-    ]
-    .into_iter()
-    .flat_map(|(kind, resource, verbs)| verbs.split(' ').map(move |verb| (kind, resource, verb)))
-    .map(|(kind, resource, verb)| (kind.to_owned(), resource.to_owned(), verb.to_owned()))
-    .collect();
-    assert_eq!(granted, expected);
+    assert_eq!(objects.of_kind("ClusterRole").len() + objects.of_kind("Role").len(), 5);
 }
 
 #[test]
@@ -100,8 +141,88 @@ fn without_published_capacity_nothing_of_it_is_left() {
     let objects = Objects::with("capacity: {publish: false}");
     assert_eq!(objects.only("CSIDriver")["spec"]["storageCapacity"], false);
     assert!(objects.arguments("csi-provisioner").iter().all(|argument| !argument.contains("capacity")));
-    for kind in ["Role", "RoleBinding", "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"] {
+    assert_eq!(objects.pod()["containers"].as_array().unwrap().len(), 2);
+    assert_eq!(rights(&objects, "quarry-capacity"), BTreeSet::new());
+    for kind in ["Lease", "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"] {
         assert!(objects.of_kind(kind).is_empty(), "{kind}");
+    }
+    // What was published before is removed by the update that ends it.
+    let hooks = |objects: &Objects| objects.only("Job")["metadata"]["annotations"]["helm.sh/hook"].clone();
+    assert_eq!(hooks(&objects), "pre-delete,post-upgrade");
+    assert_eq!(hooks(&Objects::with("")), "pre-delete");
+}
+
+#[test]
+fn csi_provisioner_publishes_no_capacity_beside_the_reporter() {
+    let objects = Objects::with("");
+    assert!(objects.arguments("csi-provisioner").iter().all(|argument| !argument.contains("capacity")));
+}
+
+#[test]
+fn the_reporter_takes_its_arguments() {
+    let objects = Objects::with(
+        "capacity: {qps: 0.5, burst: 7, forgetNodesAfter: 1h30m}\ncapacityReporter: {http: {port: 9809}, log: {format: text}}",
+    );
+    let container = objects.container("capacity-reporter");
+    assert_eq!(container["command"], json!(["/usr/bin/quarry-capacity-reporter"]));
+    assert_eq!(container["image"], objects.container("driver")["image"]);
+    let env: Vec<&str> = container["env"].as_array().unwrap().iter().map(|v| v["name"].as_str().unwrap()).collect();
+    assert_eq!(env, ["NODE_NAME", "NAMESPACE"]);
+    let mut words = vec!["quarry-capacity-reporter"];
+    words.extend(objects.arguments("capacity-reporter"));
+    words.extend(["--node-name=n", "--namespace=m"]);
+    let reporter::Command::Run(run) = reporter::Cli::try_parse_from(words).unwrap().command else { panic!("not run") };
+    assert_eq!((run.requests_per_second, run.request_burst), (0.5, 7));
+    assert_eq!(run.forget_nodes_after.as_secs(), 5400);
+    assert_eq!(run.csi_socket, Path::new("/csi/csi.sock"));
+    assert_eq!(run.http_address, Some("127.0.0.1:9809".parse().unwrap()));
+    assert_eq!(container["livenessProbe"]["httpGet"], json!({"host": "127.0.0.1", "port": 9809, "path": "/livez"}));
+    assert_eq!(Objects::with("").container("capacity-reporter").get("livenessProbe"), None);
+}
+
+#[test]
+fn the_end_takes_the_right_to_write_and_removes_the_objects() {
+    let objects = Objects::with("kubernetesApi: {host: 10.0.0.1, port: 6443}");
+    let job = objects.only("Job");
+    let pod = &job["spec"]["template"]["spec"];
+    let container = &pod["containers"][0];
+    assert_eq!(container["command"], json!(["/usr/bin/quarry-capacity-reporter"]));
+    let words = container["args"].as_array().unwrap().iter().map(|word| word.as_str().unwrap());
+    let words = ["quarry-capacity-reporter"].into_iter().chain(words);
+    let reporter::Command::Clean(clean) = reporter::Cli::try_parse_from(words).unwrap().command else {
+        panic!("no clean")
+    };
+    assert_eq!((clean.namespace.as_str(), clean.driver_name.as_str()), (NAMESPACE, "lvm.quarry.storage"));
+    // The binding whose deletion stops the reporters is the one that lets them write, and the job may delete it.
+    let binding =
+        objects.of_kind("RoleBinding").into_iter().find(|b| b["metadata"]["name"] == clean.role_binding.as_str());
+    assert_eq!(binding.unwrap()["roleRef"]["name"], "quarry-capacity");
+    assert!(rights(&objects, "quarry-capacity").contains(&(
+        "Role".to_owned(),
+        "csistoragecapacities".to_owned(),
+        "create".to_owned()
+    )));
+    let everywhere = |(kind, resource, verb): &(String, String, String)| {
+        kind == "ClusterRole"
+            && resource == "csistoragecapacities"
+            && ["create", "patch", "update"].contains(&verb.as_str())
+    };
+    assert!(!rights(&objects, "quarry-capacity").iter().any(everywhere), "writing must end with the binding");
+    assert!(
+        container["env"].as_array().unwrap().contains(&json!({"name": "KUBERNETES_SERVICE_PORT", "value": "6443"}))
+    );
+    assert_eq!(pod["serviceAccountName"], "quarry-capacity-clean");
+    // All of it is there before the job and gone after it.
+    for kind in ["ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"] {
+        let object =
+            objects.of_kind(kind).into_iter().find(|o| o["metadata"]["name"] == "quarry-capacity-clean").unwrap();
+        let annotations = &object["metadata"]["annotations"];
+        assert_eq!(annotations["helm.sh/hook"], job["metadata"]["annotations"]["helm.sh/hook"], "{kind}");
+        assert_eq!(
+            (&annotations["helm.sh/hook-weight"], &job["metadata"]["annotations"]["helm.sh/hook-weight"]),
+            (&json!("-1"), &json!("0"))
+        );
+        assert_eq!(annotations["helm.sh/hook-delete-policy"], "before-hook-creation,hook-succeeded");
     }
 }
 
@@ -113,6 +234,18 @@ fn a_nodes_token_writes_that_nodes_capacity_only() {
     let condition = policy["matchConditions"][0]["expression"].as_str().unwrap();
     assert_eq!(condition, "request.userInfo.username == 'system:serviceaccount:storage:quarry-node'");
     assert_eq!(objects.only("ValidatingAdmissionPolicyBinding")["spec"]["validationActions"], json!(["Deny"]));
+    // What the policy demands is what a reporter writes.
+    let text = policy.to_string();
+    let here = Identity {
+        driver: "lvm.quarry.storage".to_owned(),
+        node: "n".to_owned(),
+        segment: ("topology.lvm.quarry.storage/node".to_owned(), "n".to_owned()),
+        namespace: NAMESPACE.to_owned(),
+    };
+    for (key, value) in here.labels().iter().filter(|(key, _)| key.starts_with("csi.storage.k8s.io/")) {
+        assert!(text.contains(&format!("'{key}'")) && text.contains(&format!("'{value}'")), "{key}={value}");
+    }
+    assert!(text.contains(&format!("'{}'", here.segment.0)));
 }
 
 #[test]
@@ -307,9 +440,11 @@ podLabels: {team: storage}
     assert_eq!(pod["terminationGracePeriodSeconds"], 10_000_000);
     let update = &objects.only("DaemonSet")["spec"]["updateStrategy"]["rollingUpdate"];
     assert_eq!(*update, json!({"maxSurge": 0, "maxUnavailable": "20%"}));
-    let env = objects.container("csi-provisioner")["env"].as_array().unwrap();
-    for expected in [("KUBERNETES_SERVICE_HOST", "10.0.0.1"), ("KUBERNETES_SERVICE_PORT", "6443")] {
-        assert!(env.contains(&json!({"name": expected.0, "value": expected.1})), "{env:?}");
+    for container in ["csi-provisioner", "capacity-reporter"] {
+        let env = objects.container(container)["env"].as_array().unwrap();
+        for expected in [("KUBERNETES_SERVICE_HOST", "10.0.0.1"), ("KUBERNETES_SERVICE_PORT", "6443")] {
+            assert!(env.contains(&json!({"name": expected.0, "value": expected.1})), "{env:?}");
+        }
     }
     let defaults = Objects::with("");
     assert_eq!(defaults.container("driver")["image"], format!("localhost/quarry-driver:{}", env!("CARGO_PKG_VERSION")));
@@ -330,7 +465,9 @@ fn a_mistake_in_the_values_is_named() {
         ("kubeletDir: var/lib/kubelet", "at '/kubeletDir': 'var/lib/kubelet' does not match pattern"),
         ("kubeletDir: /var/lib/kubelet/", "at '/kubeletDir'"),
         ("csiProvisioner: {timeout: 30}", "at '/csiProvisioner/timeout'"),
-        ("capacity: {ownerLevel: 2}", "at '/capacity/ownerLevel': value must be one of 0, 1"),
+        ("capacity: {pollInterval: 10s}", "at '/capacity': additional properties 'pollInterval' not allowed"),
+        ("capacity: {forgetNodesAfter: 15}", "at '/capacity/forgetNodesAfter'"),
+        ("capacityReporter: {http: {port: 70000}}", "at '/capacityReporter/http/port'"),
         ("config: {deviceClass: []}", "at '/config': additional properties 'deviceClass' not allowed"),
         ("config: {deviceClasses: [{name: a}]}", "at '/config/deviceClasses/0': missing property 'volumeGroup'"),
         (

@@ -2,16 +2,14 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
-use quarry_tests::cluster::kubectl::{items, text};
-use quarry_tests::cluster::release::NAMESPACE;
+use anyhow::{Result, ensure};
+use quarry_tests::cluster::bed::{Bed, RUN, scenario};
+use quarry_tests::cluster::capacity::{FRESH, published, settled};
+use quarry_tests::cluster::objects::{Pod, claim};
 use quarry_tests::wait;
 
-use crate::bed::{Bed, NODES, RUN, scenario};
-use crate::objects::{Pod, claim};
+use crate::NODES;
 
-/// How long published figures may lag behind: csi-provisioner asks every 10 s.
-const FRESH: Duration = Duration::from_secs(60);
 const MIB: u64 = 1 << 20;
 
 #[test]
@@ -88,53 +86,4 @@ fn fill(bed: &Bed, class: &str, node: &str) -> Result<()> {
     ensure!(size > 0, "{node} has no room to begin with: {room:?}");
     bed.apply(&[claim(&name, class, &size.to_string()), Pod::new(&name).mounts(&name).on(node).manifest()])?;
     bed.running(&name).map(drop)
-}
-
-/// What a node's capacity object says, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Room {
-    total: u64,
-    largest: u64,
-}
-
-/// The published room of a class on a node; exactly one object says it.
-fn published(bed: &Bed, class: &str, node: &str) -> Result<Room> {
-    wait::until(&format!("one capacity object of {class} on {node}"), FRESH, Duration::from_secs(1), || {
-        let list = bed.kubectl.within(NAMESPACE).get("csistoragecapacities")?;
-        let own: Vec<_> = items(&list)
-            .iter()
-            .filter(|o| {
-                let labels = &o["nodeTopology"]["matchLabels"];
-                text(o, "/storageClassName") == class && labels["topology.lvm.quarry.storage/node"] == node
-            })
-            .collect();
-        let [object] = own[..] else { return Ok(None) };
-        let total = bytes(text(object, "/capacity"))?;
-        let largest = text(object, "/maximumVolumeSize");
-        Ok(Some(Room { total, largest: if largest.is_empty() { total } else { bytes(largest)? } }))
-    })
-}
-
-/// The published room once it no longer changes: tests before this one have just given theirs back.
-fn settled(bed: &Bed, class: &str, node: &str) -> Result<Room> {
-    let mut last = None;
-    wait::until(&format!("steady room of {class} on {node}"), FRESH * 2, Duration::from_secs(12), || {
-        let room = published(bed, class, node)?;
-        Ok((last.replace(room) == Some(room)).then_some(room))
-    })
-}
-
-/// A quantity of Kubernetes with a binary suffix, or none.
-fn bytes(quantity: &str) -> Result<u64> {
-    let split = quantity.find(|c: char| !c.is_ascii_digit()).unwrap_or(quantity.len());
-    let (digits, suffix) = quantity.split_at(split);
-    let shift = match suffix {
-        "" => 0,
-        "Ki" => 10,
-        "Mi" => 20,
-        "Gi" => 30,
-        "Ti" => 40,
-        _ => anyhow::bail!("the quantity {quantity:?} has an unknown suffix"),
-    };
-    Ok(digits.parse::<u64>().with_context(|| format!("the quantity {quantity:?}"))? << shift)
 }

@@ -1,11 +1,12 @@
 //! The driver itself goes away while its volumes are in use.
 
 use anyhow::{Result, ensure};
+use quarry_tests::cluster::bed::{Bed, RUN, scenario};
 use quarry_tests::cluster::kubectl::text;
+use quarry_tests::cluster::objects::{Pod, claim};
 use quarry_tests::cluster::release::NAMESPACE;
 
-use crate::bed::{Bed, NODES, RUN, scenario};
-use crate::objects::{Pod, claim};
+use crate::NODES;
 
 const NODE: &str = NODES[0];
 /// Writes a line every now and then, synced.

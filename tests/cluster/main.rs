@@ -3,9 +3,10 @@
 //! The tests share the cluster and run one after the other; each has a namespace of its own and leaves nothing: no
 //! claim, no volume, no logical volume.
 
-mod bed;
 mod capacity;
 mod driver;
 mod nodes;
-mod objects;
 mod volumes;
+
+/// The nodes, as the suite makes them: the first has the larger disk and no udevd, the second has udevd.
+const NODES: [&str; 2] = ["quarry-1", "quarry-2"];

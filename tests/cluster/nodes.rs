@@ -1,10 +1,11 @@
 //! Nodes go down and come back.
 
 use anyhow::{Result, ensure};
+use quarry_tests::cluster::bed::{Bed, RUN, scenario};
 use quarry_tests::cluster::kubectl::{condition, pod_ready, text};
+use quarry_tests::cluster::objects::{Pod, block_claim, claim};
 
-use crate::bed::{Bed, NODES, RUN, scenario};
-use crate::objects::{Pod, block_claim, claim};
+use crate::NODES;
 
 const NODE: &str = NODES[1];
 

@@ -1,11 +1,12 @@
 //! Claims of every kind become volumes that pods use.
 
 use anyhow::{Result, ensure};
+use quarry_tests::cluster::bed::{Bed, RUN, scenario};
 use quarry_tests::cluster::kubectl::text;
+use quarry_tests::cluster::objects::{Pod, block_claim, claim, class};
 use serde_json::json;
 
-use crate::bed::{Bed, NODES, scenario};
-use crate::objects::{Pod, block_claim, claim, class};
+use crate::NODES;
 
 const GIB: u64 = 1 << 30;
 
@@ -172,7 +173,7 @@ fn a_deleted_claim_takes_its_logical_volume_with_it() {
         bed.within("writer", "echo still here > /data/file; sync")?;
         bed.lv(&volume)?;
         bed.delete_pod("writer")?;
-        bed.kubectl.wait_gone(&format!("pv {}", volume.name), crate::bed::RUN)?;
+        bed.kubectl.wait_gone(&format!("pv {}", volume.name), RUN)?;
         let left = bed.lvs(&volume.node)?.into_iter().any(|lv| lv.name == volume.lv);
         ensure!(!left, "{} is still on {}", volume.lv, volume.node);
         Ok(())

@@ -123,8 +123,10 @@ fn an_image_of_one_program_says_what_it_is() {
 fn the_drivers_image_has_what_the_driver_runs_and_no_shell() {
     let scratch = tempfile::tempdir().unwrap();
     let out = scratch.path().join("driver.tar");
-    // Any program that runs on Debian 12 stands for the driver: this is about what surrounds it.
-    build(&["--out", out.to_str().unwrap(), "--binary", "/usr/bin/true"]).success().unwrap();
+    // Any program that runs on Debian 12 stands for Quarry's own: this is about what surrounds them.
+    build(&["--out", out.to_str().unwrap(), "--binary", "/usr/bin/true", "--reporter", "/usr/bin/true"])
+        .success()
+        .unwrap();
     let archive = Archive::read(&out);
     let config = archive.config();
     assert_eq!(config["config"]["Entrypoint"], json!(["/usr/bin/quarry-driver"]));
@@ -136,7 +138,7 @@ fn the_drivers_image_has_what_the_driver_runs_and_no_shell() {
     assert_eq!(
         archive.layers().len(),
         2,
-        "Debian's programs and the driver: a new driver leaves the larger layer as it is"
+        "Debian's programs and Quarry's: new ones of these leave the larger layer as it is"
     );
     let entries = archive.entries();
     // driver/src/exec/tools.rs; thin_check is what lvm runs before it activates a pool.
@@ -146,7 +148,7 @@ fn the_drivers_image_has_what_the_driver_runs_and_no_shell() {
         .filter_map(|line| line.trim().split_once(" = \"")?.1.split_once("\", \"").map(|(name, _)| name))
         .collect();
     assert!(programs.contains("lvm") && programs.contains("mkfs.xfs"), "{programs:?}");
-    for program in programs.into_iter().chain(["thin_check", "quarry-driver"]) {
+    for program in programs.into_iter().chain(["thin_check", "quarry-driver", "quarry-capacity-reporter"]) {
         let places = ["usr/sbin", "usr/bin"].map(|folder| format!("{folder}/{program}"));
         assert!(places.iter().any(|place| entries.contains_key(place)), "no {program}");
     }
@@ -173,6 +175,7 @@ fn a_mistake_is_named_and_leaves_no_file() {
     let broken = scratch.path().join("broken");
     std::fs::write(&broken, "#!/nowhere/interpreter\n").unwrap();
     std::fs::set_permissions(&broken, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let broken_text = broken.to_str().unwrap();
     for (arguments, named) in [
         (&["--out"][..], "`--out` needs a value"),
         (&["--tag", "a"], "--out FILE is missing"),
@@ -187,8 +190,23 @@ fn a_mistake_is_named_and_leaves_no_file() {
         (&["--out", out_text, "--base", "none", "--tag", "a", "--file", "/bin/true"], "is not SOURCE:/DEST"),
         (&["--out", out_text, "--base", "none", "--tag", "a\"b", "--file", "/bin/true:/t"], "has a quote"),
         (&["--out", out_text, "--file", "/bin/true:/t"], "--file and --link go with --base none"),
-        (&["--out", out_text, "--binary", "/no/such"], "`/no/such` is no executable file"),
-        (&["--out", out_text, "--binary", broken.to_str().unwrap()], "does not run on Debian"),
+        (&["--out", out_text, "--binary", "/usr/bin/true"], "--binary and --reporter go together"),
+        (
+            &["--out", out_text, "--binary", "/no/such", "--reporter", "/usr/bin/true"],
+            "`/no/such` is no executable file",
+        ),
+        (
+            &["--out", out_text, "--binary", "/usr/bin/true", "--reporter", "/no/such"],
+            "`/no/such` is no executable file",
+        ),
+        (
+            &["--out", out_text, "--binary", broken_text, "--reporter", "/usr/bin/true"],
+            "quarry-driver does not run on Debian",
+        ),
+        (
+            &["--out", out_text, "--binary", "/usr/bin/true", "--reporter", broken_text],
+            "reporter does not run on Debian",
+        ),
     ] {
         let said = build(arguments);
         assert!(!said.exit.success() && said.stderr_text().contains(named), "{arguments:?}: {}", said.stderr_text());

@@ -27,14 +27,3 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | quote }}
 {{- define "quarry.socketDir" -}}
 {{ .Values.kubeletDir }}/plugins/{{ include "quarry.driverName" . }}
 {{- end }}
-
-{{/* Capacity published by csi-provisioner: its arguments. With capacity.yaml, all there is to it. */}}
-{{- define "quarry.capacityArguments" -}}
-{{- if .Values.capacity.publish -}}
-- --enable-capacity
-- --capacity-ownerref-level={{ .Values.capacity.ownerLevel }}
-- --capacity-poll-interval={{ .Values.capacity.pollInterval }}
-- --kube-api-capacity-qps={{ .Values.capacity.qps }}
-- --kube-api-capacity-burst={{ int .Values.capacity.burst }}
-{{- end }}
-{{- end }}

@@ -68,26 +68,38 @@ fn busybox_image(busybox: &Path) -> Result<Image> {
     Ok(commands.lines().filter(|c| *c != "busybox").fold(image, |image, c| image.link(&format!("bin/{c}"), "busybox")))
 }
 
-/// The driver's image, made by its recipe from this checkout's driver, which is built first, with cargo's development
-/// profile: its dependencies are the test bed's own and so built already.
+/// The nodes' image, made by its recipe from this checkout's driver and capacity-reporter, which are built first, with
+/// cargo's development profile: their dependencies are the test bed's own and so built already.
 ///
 /// # Errors
-/// When the driver does not build or the recipe fails.
+/// When one does not build or the recipe fails.
 pub fn driver(store: &Store, progress: &Progress) -> Result<Archive> {
-    let built = progress.step("build the driver", || build::driver(Profile::Debug))?;
+    let built = progress.step("build the driver and the capacity-reporter", || {
+        Ok([build::driver(Profile::Debug)?, build::reporter(Profile::Debug)?])
+    })?;
     let recipe = cache::workspace().join("manifests/image/build");
     let version = env!("CARGO_PKG_VERSION");
-    let key = Key::default().with(version).with_file(&recipe)?.with_file(&built)?;
+    let mut key = Key::default().with(version).with_file(&recipe)?;
+    for program in &built {
+        key = key.with_file(program)?;
+    }
     let file = format!("driver-{}.tar", key.clone().name());
     let folder = store.folder("image-driver", key, |folder| {
-        progress.step("make the driver's image", || {
-            let binary = folder.join("quarry-driver");
-            let strip = Command::new("strip").arg("-o").arg(&binary).arg(&built);
-            process::run(&strip, BUILD_LIMIT)?.success()?;
+        progress.step("make the nodes' image", || {
             let tag = format!("{DRIVER}:{version}");
-            let command = Command::new(&recipe).args(["--tag", &tag, "--binary"]).arg(&binary);
+            let mut command = Command::new(&recipe).args(["--tag", &tag]);
+            let mut stripped = Vec::new();
+            for (option, program) in ["--binary", "--reporter"].into_iter().zip(&built) {
+                let binary = folder.join(option.trim_start_matches('-'));
+                let strip = Command::new("strip").arg("-o").arg(&binary).arg(program);
+                process::run(&strip, BUILD_LIMIT)?.success()?;
+                command = command.arg(option).arg(&binary);
+                stripped.push(binary);
+            }
             process::run(&command.arg("--out").arg(folder.join(&file)), BUILD_LIMIT)?.success()?;
-            std::fs::remove_file(&binary).with_context(|| format!("cannot remove {}", binary.display()))
+            stripped.iter().try_for_each(|binary| {
+                std::fs::remove_file(binary).with_context(|| format!("cannot remove {}", binary.display()))
+            })
         })
     })?;
     let path = folder.join(file);

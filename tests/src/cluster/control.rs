@@ -42,6 +42,8 @@ pub enum Request {
         /// The node's name.
         node: String,
     },
+    /// Stop the API server and start it again.
+    RestartApiServer,
     /// Collect everything that explains a failure into a folder.
     Collect {
         /// The folder, made if missing.
@@ -99,6 +101,7 @@ fn handle(cluster: &Cluster, stop: Option<&mpsc::Sender<()>>, request: Request) 
         }
         Request::Reboot { node } => cluster.node(&node)?.reboot()?,
         Request::PowerCut { node } => cluster.node(&node)?.power_cut()?,
+        Request::RestartApiServer => cluster.restart_api_server()?,
         Request::Collect { folder } => cluster.collect(&folder)?,
         Request::Stop => stop.and_then(|stop| stop.send(()).ok()).context("this cluster is not kept running")?,
     }

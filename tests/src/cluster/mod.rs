@@ -4,6 +4,8 @@
 //! test bed, ends them all; the folder of a test bed that was killed outright is removed at the next start. The folder
 //! of a cluster that did not pass is kept, less its disks.
 
+pub mod bed;
+pub mod capacity;
 pub mod certificates;
 mod collect;
 pub mod control;
@@ -11,6 +13,7 @@ pub mod kubectl;
 mod machine;
 mod network;
 mod node;
+pub mod objects;
 mod plane;
 pub mod release;
 mod service;
@@ -145,6 +148,14 @@ impl Cluster {
             self.plane.check()?;
             Ok((condition(object, "Ready") == "True").then_some(()))
         })
+    }
+
+    /// Stops the API server and starts it again.
+    ///
+    /// # Errors
+    /// When it does not become ready.
+    pub fn restart_api_server(&self) -> Result<()> {
+        self.plane.restart_api_server()
     }
 
     /// Collects what explains a failure into `folder`: logs of all parts, consoles, objects, events, LVM's state.

@@ -4,9 +4,10 @@
 //! are on, every connection is verified, and only features that are on by default in this Kubernetes are on.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use super::certificates::{self, Authority};
 use super::network::{API_PORT, GATEWAY, Network, SERVICE_ADDRESS, SERVICE_RANGE};
@@ -16,12 +17,14 @@ use crate::command::Command;
 use crate::{process, wait};
 
 const READY_LIMIT: Duration = Duration::from_secs(90);
+const API_SERVER: &str = "apiserver";
 
 /// The running control plane.
 #[derive(Debug)]
 pub struct ControlPlane {
-    services: Vec<Service>,
-    kubeconfig: PathBuf,
+    services: Mutex<Vec<Service>>,
+    /// Asks whether the API server is ready.
+    probe: Command,
 }
 
 impl ControlPlane {
@@ -81,7 +84,7 @@ impl ControlPlane {
             ],
         )?;
         let api_server = start(
-            "apiserver",
+            API_SERVER,
             "kube-apiserver",
             &[
                 ("etcd-servers", "http://127.0.0.1:2379".into()),
@@ -104,9 +107,12 @@ impl ControlPlane {
                 ("allow-privileged", "true".into()),
             ],
         )?;
-        let mut plane = Self { services: vec![etcd, api_server], kubeconfig: admin };
-        plane.wait_for_api(binaries, network)?;
-        plane.services.push(start(
+        let probe = Command::new(binaries.path("kubectl")?)
+            .arg(format!("--kubeconfig={}", admin.display()))
+            .args(["get", "--raw", "/readyz"]);
+        let plane = Self { services: Mutex::new(vec![etcd, api_server]), probe: network.inside(probe) };
+        plane.wait_for_api()?;
+        plane.services().push(start(
             "controller-manager",
             "kube-controller-manager",
             &[
@@ -120,7 +126,7 @@ impl ControlPlane {
                 ("root-ca-file", show(&ca)),
             ],
         )?);
-        plane.services.push(start(
+        plane.services().push(start(
             "scheduler",
             "kube-scheduler",
             &[
@@ -134,32 +140,46 @@ impl ControlPlane {
         Ok(plane)
     }
 
+    fn services(&self) -> MutexGuard<'_, Vec<Service>> {
+        self.services.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Fails, quoting the log, when a part has ended.
     ///
     /// # Errors
     /// When a part is not running any more.
     pub fn check(&self) -> Result<()> {
-        self.services.iter().try_for_each(Service::check)
+        self.services().iter().try_for_each(Service::check)
+    }
+
+    /// Stops the API server and starts it again; it is ready when this returns.
+    ///
+    /// # Errors
+    /// When it does not end or does not become ready in time.
+    pub fn restart_api_server(&self) -> Result<()> {
+        let mut services = self.services();
+        let server = services.iter_mut().find(|service| service.name() == API_SERVER);
+        server.context("there is no API server")?.restart()?;
+        drop(services);
+        self.wait_for_api()
     }
 
     /// Stops all parts, the last started first.
     ///
     /// # Errors
     /// When a part does not end.
-    pub fn stop(mut self) -> Result<()> {
-        while let Some(service) = self.services.pop() {
+    pub fn stop(self) -> Result<()> {
+        let mut services = self.services.into_inner().unwrap_or_else(PoisonError::into_inner);
+        while let Some(service) = services.pop() {
             service.stop()?;
         }
         Ok(())
     }
 
-    fn wait_for_api(&self, binaries: &Binaries, network: &Network) -> Result<()> {
-        let kubeconfig = format!("--kubeconfig={}", self.kubeconfig.display());
-        let probe = Command::new(binaries.path("kubectl")?).arg(kubeconfig).args(["get", "--raw", "/readyz"]);
-        let probe = network.inside(probe);
+    fn wait_for_api(&self) -> Result<()> {
         wait::until("the API server", READY_LIMIT, Duration::from_millis(300), || {
             self.check()?;
-            let answer = process::run(&probe, Duration::from_secs(10));
+            let answer = process::run(&self.probe, Duration::from_secs(10));
             Ok(answer.is_ok_and(|a| a.exit.success()).then_some(()))
         })
     }

@@ -17,6 +17,7 @@ const GRACE: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Service {
     name: String,
+    command: Command,
     child: Child,
     log: PathBuf,
 }
@@ -28,7 +29,23 @@ impl Service {
     /// When it cannot be started or its log cannot be written.
     pub fn start(name: &str, command: &Command, log: &Path) -> Result<Self> {
         let child = process::start(command, Log::File(log))?;
-        Ok(Self { name: name.to_owned(), child, log: log.to_owned() })
+        Ok(Self { name: name.to_owned(), command: command.clone(), child, log: log.to_owned() })
+    }
+
+    /// Ends it, asked first and killed soon after, and starts it again; its log goes on.
+    ///
+    /// # Errors
+    /// When it does not end or cannot be started.
+    pub fn restart(&mut self) -> Result<()> {
+        self.child.stop(GRACE)?;
+        self.child = process::start(&self.command, Log::Append(&self.log))?;
+        Ok(())
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Its process id.

@@ -50,6 +50,12 @@ enum Suite {
         #[arg(last = true)]
         filter: Vec<String>,
     },
+    /// What the scheduler is told about room: a cluster of three nodes.
+    Capacity {
+        /// Which tests, and options of the test program.
+        #[arg(last = true)]
+        filter: Vec<String>,
+    },
     /// Power cuts, replayed from records of what was on stable storage.
     Power {
         /// Which tests, and options of the test program.
@@ -95,6 +101,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         Suite::Crash { filter } => suite::crash::suite(&filter).map(|verdict| verdict.exit_code()),
         Suite::Faults { filter } => Ok(suite::faults::suite(&filter)?.exit_code()),
         Suite::Cluster { filter } => suite::cluster::suite(&filter).map(|verdict| verdict.exit_code()),
+        Suite::Capacity { filter } => suite::capacity::suite(&filter).map(|verdict| verdict.exit_code()),
         Suite::Power { filter } => Ok(suite::power::suite(&filter)?.exit_code()),
         Suite::Sanity { udevd, binary } => {
             let binary = binary.map_or_else(csi_sanity, Ok)?;

@@ -19,6 +19,8 @@ pub enum Suite {
     Crash,
     /// The driver in Kubernetes on two nodes.
     Cluster,
+    /// What the scheduler is told about room, on three nodes.
+    Capacity,
     /// Power cuts.
     Power,
     /// Latencies and process counts of create and delete.
@@ -39,6 +41,7 @@ pub fn budget(suite: Suite) -> Duration {
         Suite::Sanity => 25,
         Suite::Crash => 60,
         Suite::Cluster => 60,
+        Suite::Capacity => 60,
         Suite::Power => 20,
         Suite::BenchCreate => 20,
         Suite::BenchJournal => 30,

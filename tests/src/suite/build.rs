@@ -36,6 +36,16 @@ pub(crate) fn driver(profile: Profile) -> Result<PathBuf> {
     build(&arguments, "quarry-driver")
 }
 
+/// Builds the capacity-reporter.
+pub(crate) fn reporter(profile: Profile) -> Result<PathBuf> {
+    const NAME: &str = "quarry-capacity-reporter";
+    let mut arguments = vec!["build", "--workspace", "--bin", NAME];
+    if profile == Profile::Release {
+        arguments.push("--release");
+    }
+    build(&arguments, NAME)
+}
+
 /// Builds the driver with its crash points.
 pub(super) fn driver_with_crash_points(profile: Profile) -> Result<PathBuf> {
     const NAME: &str = "quarry-driver-crash";

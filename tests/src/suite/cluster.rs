@@ -25,12 +25,17 @@ const NAME: &str = "cluster";
 /// # Errors
 /// If something cannot be built.
 pub fn suite(filter: &[String]) -> Result<Verdict> {
-    let tests = build::test_program(NAME)?;
+    run(NAME, Suite::Cluster, nodes(), filter)
+}
+
+/// Builds the suite of this name and what a cluster needs, starts one of these nodes and runs the suite against it.
+pub(super) fn run(name: &str, suite: Suite, nodes: Vec<NodeSettings>, filter: &[String]) -> Result<Verdict> {
+    let tests = build::test_program(name)?;
     let progress = Progress::default();
     let parts = Parts::make(true, &progress)?;
     let command = Command::new(tests).arg("--test-threads=1").args(filter);
-    let verdict = in_cluster(&parts, &command, &progress);
-    Ok(conclude(NAME, verdict.unwrap_or_else(|error| Verdict::None(format!("{error:#}")))))
+    let verdict = in_cluster(name, budget(suite), nodes, &parts, &command, &progress);
+    Ok(conclude(name, verdict.unwrap_or_else(|error| Verdict::None(format!("{error:#}")))))
 }
 
 /// Two nodes that differ: in size, so that "the larger one" means something, and in that one has no udevd.
@@ -40,10 +45,16 @@ fn nodes() -> Vec<NodeSettings> {
     vec![larger, smaller]
 }
 
-fn in_cluster(parts: &Parts, tests: &Command, progress: &Progress) -> Result<Verdict> {
+fn in_cluster(
+    name: &str,
+    limit: Duration,
+    nodes: Vec<NodeSettings>,
+    parts: &Parts,
+    tests: &Command,
+    progress: &Progress,
+) -> Result<Verdict> {
     let begin = Instant::now();
-    let limit = budget(Suite::Cluster);
-    let cluster = Arc::new(parts.start(nodes(), progress)?);
+    let cluster = Arc::new(parts.start(nodes, progress)?);
     let verdict = with_driver(&cluster, tests, limit.saturating_sub(begin.elapsed()), progress);
     let cluster = Cluster::unshare(cluster)?;
     if matches!(verdict, Ok(Verdict::Pass)) {
@@ -51,7 +62,7 @@ fn in_cluster(parts: &Parts, tests: &Command, progress: &Progress) -> Result<Ver
     } else {
         eprintln!("testbed: consoles, logs, events and LVM's state are kept in {}", cluster.stop_and_keep()?.display());
     }
-    eprintln!("testbed: suite {NAME}: {:.1} s of {} s", begin.elapsed().as_secs_f32(), limit.as_secs());
+    eprintln!("testbed: suite {name}: {:.1} s of {} s", begin.elapsed().as_secs_f32(), limit.as_secs());
     verdict
 }
 

@@ -7,6 +7,7 @@ pub mod bed;
 pub mod bench;
 mod budget;
 pub(crate) mod build;
+pub mod capacity;
 mod closing;
 pub mod cluster;
 pub mod crash;

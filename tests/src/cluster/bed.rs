@@ -6,22 +6,22 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
-use quarry_tests::cluster::FOLDER_VARIABLE;
-use quarry_tests::cluster::control::{Remote, Request};
-use quarry_tests::cluster::kubectl::{Kubectl, items, pod_ready, text};
-use quarry_tests::cluster::release::Release;
-use quarry_tests::command::Command;
-use quarry_tests::wait;
 use serde_json::Value;
 
-/// The nodes, as the suite makes them: the first has the larger disk and no udevd, the second has udevd.
-pub const NODES: [&str; 2] = ["quarry-1", "quarry-2"];
+use super::FOLDER_VARIABLE;
+use super::control::{Remote, Request};
+use super::kubectl::{Kubectl, items, pod_ready, text};
+use super::release::Release;
+use crate::command::Command;
+use crate::wait;
+
 /// How long a pod with volumes may take to run, under emulation on a busy machine.
 pub const RUN: Duration = Duration::from_secs(180);
 /// How long something that needs no new process on a node may take.
 pub const SOON: Duration = Duration::from_secs(60);
 
 /// The cluster, seen from one test.
+#[derive(Debug)]
 pub struct Bed {
     /// kubectl in the test's namespace.
     pub kubectl: Kubectl,
@@ -34,9 +34,13 @@ pub struct Bed {
 /// A logical volume as `lvs` shows it.
 #[derive(Debug, Clone)]
 pub struct Lv {
+    /// Its name.
     pub name: String,
+    /// In bytes.
     pub size: u64,
+    /// `linear`, or words such as `thin,sparse`.
     pub layout: String,
+    /// Separated by commas.
     pub tags: String,
 }
 
@@ -53,9 +57,12 @@ pub struct Volume {
 
 /// Runs a test in a namespace of this name. When it fails, everything that explains why is collected before its
 /// objects are removed.
+///
+/// # Panics
+/// When the test fails, or leaves something.
 pub fn scenario(name: &str, test: impl FnOnce(&Bed) -> Result<()>) {
     let folder = std::env::var_os(FOLDER_VARIABLE).map(PathBuf::from);
-    let folder = folder.unwrap_or_else(|| panic!("{FOLDER_VARIABLE} is not set: run `./dev test cluster`"));
+    let folder = folder.unwrap_or_else(|| panic!("{FOLDER_VARIABLE} is not set: `testbed suite` runs this program"));
     let kubectl = Kubectl::of(&folder);
     let bed = Bed {
         kubectl: kubectl.within(name),
@@ -182,8 +189,19 @@ impl Bed {
     }
 
     /// Cuts a node's power and boots it again.
+    ///
+    /// # Errors
+    /// When it does not boot.
     pub fn cut_power(&self, node: &str) -> Result<()> {
         self.remote.order(&Request::PowerCut { node: node.to_owned() })
+    }
+
+    /// Stops the API server and starts it again.
+    ///
+    /// # Errors
+    /// When it does not become ready.
+    pub fn restart_api_server(&self) -> Result<()> {
+        self.remote.order(&Request::RestartApiServer)
     }
 
     /// Runs a script in a pod; gives its output without the last line end.

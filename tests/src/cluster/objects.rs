@@ -1,10 +1,12 @@
 //! Manifests of claims, pods and classes, as Kubernetes takes them.
 
-use quarry_tests::artifacts::BUSYBOX;
-use quarry_tests::cluster::release::DRIVER;
 use serde_json::{Value, json};
 
+use super::release::DRIVER;
+use crate::artifacts::BUSYBOX;
+
 /// A claim for a filesystem.
+#[must_use]
 pub fn claim(name: &str, class: &str, size: &str) -> Value {
     json!({
         "apiVersion": "v1",
@@ -19,6 +21,7 @@ pub fn claim(name: &str, class: &str, size: &str) -> Value {
 }
 
 /// A claim for a raw block device.
+#[must_use]
 pub fn block_claim(name: &str, class: &str, size: &str) -> Value {
     let mut claim = claim(name, class, size);
     claim["spec"]["volumeMode"] = json!("Block");
@@ -26,6 +29,7 @@ pub fn block_claim(name: &str, class: &str, size: &str) -> Value {
 }
 
 /// A class of thin volumes with this filesystem.
+#[must_use]
 pub fn class(name: &str, filesystem: &str) -> Value {
     json!({
         "apiVersion": "storage.k8s.io/v1",
@@ -46,6 +50,7 @@ const SLEEP: &str = "trap 'exit 0' TERM; while :; do sleep 3600 & wait $!; done"
 
 impl Pod {
     /// Without volumes.
+    #[must_use]
     pub fn new(name: &str) -> Self {
         Self(json!({
             "apiVersion": "v1",
@@ -67,11 +72,13 @@ impl Pod {
     }
 
     /// With a claim mounted at `/<claim>`.
+    #[must_use]
     pub fn mounts(self, claim: &str) -> Self {
         self.uses(claim, "volumeMounts", json!({"name": claim, "mountPath": format!("/{claim}")}))
     }
 
     /// With a claim's device at `/dev/<claim>`.
+    #[must_use]
     pub fn device(self, claim: &str) -> Self {
         self.uses(claim, "volumeDevices", json!({"name": claim, "devicePath": format!("/dev/{claim}")}))
     }
@@ -83,12 +90,14 @@ impl Pod {
     }
 
     /// Only on this node.
+    #[must_use]
     pub fn on(mut self, node: &str) -> Self {
         self.0["spec"]["nodeSelector"] = json!({"kubernetes.io/hostname": node});
         self
     }
 
     /// On this node if that has room.
+    #[must_use]
     pub fn preferring(mut self, node: &str) -> Self {
         let hostname =
             json!({"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": [node]}]});
@@ -99,6 +108,7 @@ impl Pod {
     }
 
     /// Not on a node that runs a pod of this name.
+    #[must_use]
     pub fn apart_from(mut self, pod: &str) -> Self {
         self.0["spec"]["affinity"] = json!({"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [{
             "labelSelector": {"matchLabels": {"app": pod}},
@@ -114,17 +124,20 @@ impl Pod {
     }
 
     /// Runs this script instead of sleeping.
+    #[must_use]
     pub fn script(mut self, script: &str) -> Self {
         self.0["spec"]["containers"][0]["command"] = json!(["sh", "-c", script]);
         self
     }
 
     /// The manifest.
+    #[must_use]
     pub fn manifest(self) -> Value {
         self.0
     }
 
     /// As the only replica of a StatefulSet of the same name, which makes it anew when it is gone.
+    #[must_use]
     pub fn kept(self) -> Value {
         let (name, labels) = (self.0["metadata"]["name"].clone(), self.0["metadata"]["labels"].clone());
         json!({
