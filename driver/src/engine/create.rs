@@ -9,6 +9,7 @@ use crate::lvm::flush::{self, FlushError};
 use crate::lvm::runner::LvmError;
 use crate::lvm::verbs;
 use crate::volume::capacity::{Bound, PoolPlan};
+use crate::volume::io::IoWish;
 use crate::volume::size::{SizeError, SizeRange};
 use crate::volume::tags::{self, POOL_MARK, TagError};
 use crate::volume::{Bytes, Content, LvName, Provisioning, Stage, Tags};
@@ -33,6 +34,8 @@ pub struct CreateRequest {
     pub content: Content,
     /// Arguments for mkfs.
     pub mkfs_options: Vec<String>,
+    /// A share of the disk, and limits; they shape nothing.
+    pub io: IoWish,
     /// How large.
     pub range: SizeRange,
     /// The claim it is for, where csi-provisioner says; it shapes nothing.
@@ -288,7 +291,8 @@ impl Engine {
             Stage::New
         };
         let tags =
-            Tags::new(&class.name, request.content, stage, &request.mkfs_options, &request.csi_name, &request.lv);
+            Tags::new(&class.name, request.content, stage, &request.mkfs_options, &request.csi_name, &request.lv)
+                .with_io(request.io);
         let command = match request.provisioning {
             Provisioning::Thin => verbs::create_thin(group.name(), &class.thin_pool, &request.lv, size, &tags.to_lvm()),
             Provisioning::Thick => {

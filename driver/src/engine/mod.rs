@@ -16,14 +16,17 @@ mod group;
 mod groups;
 mod health;
 mod locks;
+mod modify;
 mod pins;
 mod prepare;
 mod reading;
 mod records;
+mod retag;
 pub mod recovery;
 mod room;
 mod start;
 pub mod survey;
+mod tenants;
 mod usage;
 mod volume;
 
@@ -31,6 +34,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -50,8 +54,10 @@ pub use forget::ForgetError;
 pub use group::{Condition, Group, Unreadable};
 pub use health::GroupHealth;
 pub use locks::{Busy, VolumeGuard, VolumeLocks};
-pub use prepare::{PrepareError, StageError};
+pub use modify::ModifyError;
+pub use prepare::PrepareError;
 pub use reading::Reading;
+pub use retag::TagChangeError;
 pub use room::RoomError;
 pub use start::{Settings, StartError};
 pub use usage::{Usage, UsageError};
@@ -77,6 +83,8 @@ pub struct Engine {
     stop: CancellationToken,
     /// The journal did not take what a recovery wanted to write.
     recovery_put_off: AtomicBool,
+    /// A pod got a volume, or lost one, or a volume asks for something else.
+    tenancy: Notify,
 }
 
 impl Engine {

@@ -114,6 +114,7 @@ impl Engine {
             background: TaskTracker::new(),
             stop: CancellationToken::new(),
             recovery_put_off: AtomicBool::new(false),
+            tenancy: tokio::sync::Notify::new(),
         });
         engine.groups.scan().await?;
         Ok(engine)
