@@ -404,6 +404,7 @@ mod tests {
             provisioning: Provisioning::Thin,
             content: Content::Filesystem(FilesystemType::Ext4),
             mkfs_options: vec![],
+            io: IoWish::default(),
             range: SizeRange::new(1 << 30, 0).unwrap(),
             claim: None,
         }

@@ -28,11 +28,7 @@ impl Engine {
     ///
     /// # Errors
     /// [`ModifyError`].
-    pub async fn modify(
-        &self,
-        handle: &VolumeHandle,
-        parameters: &HashMap<String, String>,
-    ) -> Result<(), ModifyError> {
+    pub async fn modify(&self, handle: &VolumeHandle, parameters: &HashMap<String, String>) -> Result<(), ModifyError> {
         // What is wrong on every node is said first, whatever volume it is.
         Parameters::change(crate::volume::io::IoWish::default(), parameters)?;
         let volume = self.find(handle).await?;

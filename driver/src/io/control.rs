@@ -100,9 +100,15 @@ impl Control {
     /// # Errors
     /// [`NotesError`]: what an earlier life changed is not known, so nothing may be changed.
     pub fn open(places: Places, config: Io, state_dir: &Path) -> Result<Self, NotesError> {
-        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let path = Path::new("/proc/sys/kernel/random/boot_id");
+        let boot = fs::read_to_string(path).map_err(|source| NotesError::Io {
+            action: "read",
+            path: path.to_owned(),
+            source,
+        })?;
         let notes = Notes::open(state_dir, boot.trim())?;
-        let work = Work { notes, settled: BTreeSet::new(), settled_disks: BTreeSet::new(), activity: Activity::default() };
+        let work =
+            Work { notes, settled: BTreeSet::new(), settled_disks: BTreeSet::new(), activity: Activity::default() };
         Ok(Self { places, config, work: Mutex::new(work), told: Mutex::default() })
     }
 
@@ -223,6 +229,11 @@ impl Control {
         now: Instant,
         repaired: &mut u64,
     ) -> Result<Vec<(Publication, State)>, Reason> {
+        let controllers = self.places.cgroups.join("cgroup.controllers");
+        let offered = fs::read_to_string(&controllers).unwrap_or_default();
+        if !offered.split_ascii_whitespace().any(|controller| controller == "io") {
+            return Err(Reason::NoIoController(format!("controller io in {}", controllers.display())));
+        }
         let pods = pods::find(&self.places.cgroups)
             .map_err(|error| Reason::Failed(format!("cannot look for the pods' cgroups: {error}")))?;
         let lies: Vec<Result<Lying, State>> = asked.iter().map(|tenant| self.lies(tenant, &pods)).collect();
@@ -315,8 +326,7 @@ impl Control {
         wanted.extend(limits.map(|((folder, device), limits)| ((folder.join(MAX), *device), limits_line(limits))));
 
         // A class without active pods keeps what it has, as long as it has pods.
-        let classes: BTreeSet<PathBuf> =
-            pods.values().filter_map(|pod| Some(pod.class.as_ref()?.join(file))).collect();
+        let classes: BTreeSet<PathBuf> = pods.values().filter_map(|pod| Some(pod.class.as_ref()?.join(file))).collect();
         let keeps = |path: &Path, device: &str| {
             classes.contains(path) && plan.weights.keys().any(|(_, disk)| disk.to_string() == device)
         };
@@ -379,9 +389,8 @@ impl Control {
             }
             Err(error) => return Err(Reason::Failed(format!("cannot read {}: {error}", path.display()))),
         };
-        Ok(keyed::line(&text, device).is_some_and(|is| {
-            if line.contains('=') { keyed::contains(is, line) } else { is == line }
-        }))
+        Ok(keyed::line(&text, device)
+            .is_some_and(|is| if line.contains('=') { keyed::contains(is, line) } else { is == line }))
     }
 
     /// What a tenant has got.
@@ -403,7 +412,8 @@ impl Control {
             for disk in &lying.placed.disks {
                 let honours = disks.get(disk).cloned().unwrap_or(Ok(()));
                 let weight = || line(&lying.cgroup.path, self.weight_file(), *disk);
-                outcome = outcome.and(honours).and_then(|()| weight()).and_then(|()| self.judge_class(lying, *disk, lines));
+                outcome =
+                    outcome.and(honours).and_then(|()| weight()).and_then(|()| self.judge_class(lying, *disk, lines));
             }
         }
         match outcome {

@@ -239,6 +239,9 @@ fn read(path: &Path) -> Result<String, Reason> {
 
 /// The kernel takes a line in one write, and says what it thinks of it.
 pub(super) fn write(path: &Path, line: &str) -> Result<(), Reason> {
-    let written = fs::OpenOptions::new().write(true).open(path).and_then(|mut file| io::Write::write_all(&mut file, line.as_bytes()));
+    let written = fs::OpenOptions::new()
+        .write(true)
+        .open(path)
+        .and_then(|mut file| io::Write::write_all(&mut file, line.as_bytes()));
     written.map_err(|error| Reason::Failed(format!("cannot write `{line}` to {}: {error}", path.display())))
 }

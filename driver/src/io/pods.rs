@@ -110,9 +110,7 @@ mod tests {
         }
         let relative = |path: &Path| path.strip_prefix(root.path()).unwrap().display().to_string();
         let pods = find(root.path()).unwrap();
-        pods.into_iter()
-            .map(|(uid, pod)| (uid, (relative(&pod.path), pod.class.as_deref().map(relative))))
-            .collect()
+        pods.into_iter().map(|(uid, pod)| (uid, (relative(&pod.path), pod.class.as_deref().map(relative)))).collect()
     }
 
     #[test]

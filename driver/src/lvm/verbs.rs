@@ -62,7 +62,8 @@ pub fn remove(vg: &str, lv: impl fmt::Display, uuid: LvmUuid) -> Command {
 /// Replaces tags by others, in one commit.
 #[must_use]
 pub fn retag(vg: &str, lv: &LvName, from: &[String], to: &[String]) -> Command {
-    let without = from.iter().fold(Command::new("lvchange", Effect::Change), |command, tag| command.option("--deltag", tag));
+    let without =
+        from.iter().fold(Command::new("lvchange", Effect::Change), |command, tag| command.option("--deltag", tag));
     without.add_tags(to).word(format!("{vg}/{lv}"))
 }
 

@@ -86,10 +86,8 @@ impl Limits {
     /// The reverse of [`Self::to_tag`].
     #[must_use]
     pub fn from_tag(text: &str) -> Option<Self> {
-        let limits: Option<Vec<Option<NonZeroU64>>> = text
-            .split('.')
-            .map(|limit| if limit == "-" { Some(None) } else { limit.parse().ok().map(Some) })
-            .collect();
+        let limits: Option<Vec<Option<NonZeroU64>>> =
+            text.split('.').map(|limit| if limit == "-" { Some(None) } else { limit.parse().ok().map(Some) }).collect();
         match limits.as_deref() {
             Some([read_iops, write_iops, read_bps, write_bps]) => Some(Self {
                 read_iops: *read_iops,

@@ -14,16 +14,8 @@ const FSTYPE: &str = "csi.storage.k8s.io/fstype";
 const DEVICE_CLASS: &str = "deviceClass";
 const PROVISIONING: &str = "provisioning";
 const MKFS_OPTIONS: &str = "mkfsOptions";
-const KNOWN: [&str; 8] = [
-    DEVICE_CLASS,
-    PROVISIONING,
-    MKFS_OPTIONS,
-    io::KEYS[0],
-    io::KEYS[1],
-    io::KEYS[2],
-    io::KEYS[3],
-    io::KEYS[4],
-];
+const KNOWN: [&str; 8] =
+    [DEVICE_CLASS, PROVISIONING, MKFS_OPTIONS, io::KEYS[0], io::KEYS[1], io::KEYS[2], io::KEYS[3], io::KEYS[4]];
 
 /// The device class of a StorageClass that names none.
 pub const DEFAULT_DEVICE_CLASS: &str = "default";
