@@ -67,6 +67,9 @@ pub trait Tenants: Send + Sync {
     async fn changed(&self);
 }
 
+/// What came of each line: a cgroup's file, a device.
+type Outcomes = BTreeMap<(PathBuf, DeviceNumber), Result<(), Reason>>;
+
 /// A volume at a target path.
 pub type Publication = (LvName, String);
 
@@ -317,7 +320,7 @@ impl Control {
         plan: &Plan,
         pods: &BTreeMap<String, PodCgroup>,
         repaired: &mut u64,
-    ) -> Result<BTreeMap<(PathBuf, DeviceNumber), Result<(), Reason>>, Reason> {
+    ) -> Result<Outcomes, Reason> {
         let file = self.weight_file();
         let weights = plan.weights.iter().chain(&plan.classes);
         let mut wanted: BTreeMap<(PathBuf, DeviceNumber), String> =
@@ -394,12 +397,7 @@ impl Control {
     }
 
     /// What a tenant has got.
-    fn judge(
-        &self,
-        lying: &Lying,
-        disks: &BTreeMap<DeviceNumber, Result<(), Reason>>,
-        lines: &BTreeMap<(PathBuf, DeviceNumber), Result<(), Reason>>,
-    ) -> State {
+    fn judge(&self, lying: &Lying, disks: &BTreeMap<DeviceNumber, Result<(), Reason>>, lines: &Outcomes) -> State {
         let line = |folder: &Path, file: &str, device: DeviceNumber| match lines.get(&(folder.join(file), device)) {
             Some(outcome) => outcome.clone(),
             None => Err(Reason::ReadBackMismatch(format!("{} was not set", folder.join(file).display()))),
@@ -424,12 +422,7 @@ impl Control {
     }
 
     /// A class that no active pod is in has nothing to divide; its weight is set as soon as one is.
-    fn judge_class(
-        &self,
-        lying: &Lying,
-        disk: DeviceNumber,
-        lines: &BTreeMap<(PathBuf, DeviceNumber), Result<(), Reason>>,
-    ) -> Result<(), Reason> {
+    fn judge_class(&self, lying: &Lying, disk: DeviceNumber, lines: &Outcomes) -> Result<(), Reason> {
         match &lying.cgroup.class {
             None => Ok(()),
             Some(_) if !self.config.qos_classes => Err(Reason::ClassNotManaged),
