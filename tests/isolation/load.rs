@@ -21,7 +21,7 @@ pub const WRITE: Job = Job { rw: "randwrite", depth: 32 };
 pub fn race(tenants: &[(&Tenant, Job)]) -> Vec<f64> {
     let folder = tempfile::tempdir().unwrap();
     let output = |index: usize| folder.path().join(format!("{index}.json")).display().to_string();
-    let mut script = String::new();
+    let mut script = "pids=\n".to_owned();
     for (index, (tenant, job)) in tenants.iter().enumerate() {
         let (cgroup, device) = (tenant.cgroup().display().to_string(), tenant.device().display().to_string());
         let Job { rw, depth } = job;

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use quarry_proto::csi::v1 as csi;
@@ -61,6 +62,8 @@ impl Class {
     }
 }
 
+static PODS: AtomicU32 = AtomicU32::new(1);
+
 /// A pod and its volume.
 pub struct Tenant {
     pub uid: String,
@@ -70,7 +73,7 @@ pub struct Tenant {
 }
 
 impl Tenant {
-    /// A pod of which number, with a written volume with these parameters.
+    /// A pod, with the written volume of that number with these parameters.
     pub async fn new(scene: &Scene, number: u8, class: Class, parameters: &[(&str, &str)]) -> Self {
         let tenant = Self::without_cgroup(scene, number, class, parameters).await;
         tenant.make_cgroup();
@@ -81,7 +84,8 @@ impl Tenant {
     pub async fn without_cgroup(scene: &Scene, number: u8, class: Class, parameters: &[(&str, &str)]) -> Self {
         let volume = scene.create(block(&format!("pvc-{number}"), 64 * MIB, parameters)).await.unwrap();
         let tenant = Self {
-            uid: format!("{number:08x}-0000-4000-8000-000000000000"),
+            // No two pods of a run share one.
+            uid: format!("{:08x}-0000-4000-8000-000000000000", PODS.fetch_add(1, Ordering::Relaxed)),
             pod: Pod::with_block(scene, volume.clone()),
             volume,
             class,
