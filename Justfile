@@ -9,7 +9,7 @@ testbed := "target/debug/testbed"
 demo *args: _testbed
     @{{ testbed }} demo "$@"
 
-# Every check, or those named: fmt lint unit deny image-recipe chart kernel kernel-udev sanity cluster capacity faults power crash; and crash-sample (part of crash), long: never part of all.
+# Every check, or those named: fmt lint unit deny image-recipe chart kernel kernel-udev sanity cluster capacity faults power crash isolation; and crash-sample (part of crash), long: never part of all.
 test *parts:
     #!/usr/bin/env bash
     set -uo pipefail
@@ -17,12 +17,12 @@ test *parts:
     # end themselves at theirs (tests/src/suite/budget.rs). Another part that takes longer is marked, not failed: a first run builds much.
     declare -A budget=(
         [fmt]=10 [lint]=180 [unit]=180 [deny]=30 [image-recipe]=60 [chart]=60
-        [kernel]=3000 [kernel-udev]=1800 [sanity]=1500 [cluster]=3600 [capacity]=3600 [faults]=1800 [power]=1200 [crash]=3600 [crash-sample]=600 [long]=14400
+        [kernel]=3000 [kernel-udev]=1800 [sanity]=1500 [cluster]=3600 [capacity]=3600 [faults]=1800 [isolation]=1200 [power]=1200 [crash]=3600 [crash-sample]=600 [long]=14400
     )
-    (($# > 0)) || set -- fmt lint unit deny image-recipe chart kernel kernel-udev sanity cluster capacity faults power crash
+    (($# > 0)) || set -- fmt lint unit deny image-recipe chart kernel kernel-udev sanity cluster capacity faults power crash isolation
     for part in "$@"; do
         if [[ -z ${budget[$part]-} ]]; then
-            echo "test: there is no part \`$part\`; parts are fmt lint unit deny image-recipe chart kernel kernel-udev sanity cluster capacity faults power crash crash-sample long" >&2
+            echo "test: there is no part \`$part\`; parts are fmt lint unit deny image-recipe chart kernel kernel-udev sanity cluster capacity faults power crash isolation crash-sample long" >&2
             exit 2
         fi
     done
@@ -123,6 +123,10 @@ power *args: _testbed
 # Part of test: disks that hang, fail, fill up and come back, commands that do not end, and the driver's own end.
 faults *args: _testbed
     @{{ testbed }} suite faults -- "$@"
+
+# Part of test: shares and limits of a disk's tenants, measured.
+isolation *args: _testbed
+    @{{ testbed }} suite isolation -- "$@"
 
 # Part of test: csi-sanity against the driver, thin and thick, mounts and block devices.
 sanity *args: _testbed

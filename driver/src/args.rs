@@ -31,6 +31,8 @@ pub enum Command {
     Forget(ForgetArgs),
     /// Delete a volume that nobody has asked for (`volumes` shows it as orphan, unanswered or adopted).
     RemoveOrphan(RemoveOrphanArgs),
+    /// Put back what was changed on disks and cgroups for weights and limits; for when the driver goes for good.
+    RestoreIo(RestoreIoArgs),
 }
 
 /// Options of `run`. Of an option given twice the last counts, so that a chart's can be replaced.
@@ -155,6 +157,14 @@ pub struct RemoveOrphanArgs {
     pub admin: AdminArgs,
     /// The volume, by the name that `volumes` shows.
     pub volume: String,
+}
+
+/// Options of `restore-io`.
+#[derive(Debug, Args)]
+pub struct RestoreIoArgs {
+    /// The driver's own state.
+    #[arg(long, env = "QUARRY_STATE_DIR", default_value = "/var/lib/quarry")]
+    pub state_dir: PathBuf,
 }
 
 /// CSI's `CSI_ENDPOINT` may be a URL.

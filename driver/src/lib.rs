@@ -15,6 +15,7 @@ pub mod durable;
 pub mod engine;
 pub mod exec;
 pub mod filesystem;
+pub mod io;
 pub mod journal;
 pub mod lvm;
 pub mod run;

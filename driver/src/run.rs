@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{Endpoint, Server};
 
 use crate::admin::service::AdminService;
-use crate::args::{CheckConfigArgs, ProbeArgs, RunArgs};
+use crate::args::{CheckConfigArgs, ProbeArgs, RestoreIoArgs, RunArgs};
 use crate::capacity::claims::Claims;
 use crate::capacity::service::CapacityService;
 use crate::config::Config;
@@ -35,6 +35,8 @@ use crate::csi::socket::Socket;
 use crate::engine::{Engine, Settings};
 use crate::exec::{Exec, Tools};
 use crate::filesystem::Filesystems;
+use crate::io::Control;
+use crate::io::control::{Places, Tenants};
 use crate::journal::{Journal, JournalCheck, Rebuilt, SledJournal};
 use crate::telemetry::health::{Check, Fault, Health};
 use crate::telemetry::http;
@@ -115,6 +117,17 @@ pub async fn run(args: RunArgs, ending: Ending) -> anyhow::Result<()> {
     };
     // Ends what only serves; later than `asked`, when the operations have ended.
     let end = CancellationToken::new();
+    let shares = match Control::open(Places::default(), engine.config().io.clone(), &args.state_dir) {
+        Ok(shares) => Some(Arc::new(shares)),
+        Err(error) => {
+            // Volumes are served all the same.
+            tracing::error!(error = crate::telemetry::chain(&error), "no weights and limits are set");
+            None
+        }
+    };
+    if let Some(shares) = &shares {
+        tokio::spawn(Arc::clone(shares).run(Arc::clone(&engine) as Arc<dyn Tenants>, end.clone()));
+    }
     let watch = tokio::spawn(Arc::clone(&engine).watch(end.clone()));
     let announce = tokio::spawn(Arc::clone(&engine).announce(end.clone()));
     let audit = tokio::spawn(Arc::clone(&engine).audit(end.clone()));
@@ -131,6 +144,7 @@ pub async fn run(args: RunArgs, ending: Ending) -> anyhow::Result<()> {
         engine: Arc::clone(&engine),
         exec: exec.clone(),
         detached: detached.clone(),
+        shares: shares.clone(),
     };
     if let Some(listener) = http {
         let (health, source) = (parts.health.clone(), Arc::new(parts.clone()));
@@ -156,7 +170,7 @@ pub async fn run(args: RunArgs, ending: Ending) -> anyhow::Result<()> {
         )))
         .add_service(NodeServer::new(node))
         .add_service(CapacityServer::new(CapacityService::new(Arc::clone(&engine), claims, ending.asked.clone())))
-        .add_service(AdminServer::new(AdminService::new(Arc::clone(&engine), detached.clone())))
+        .add_service(AdminServer::new(AdminService::new(Arc::clone(&engine), detached.clone(), shares)))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), end.clone().cancelled_owned());
     let mut server = tokio::spawn(server);
     let served = tokio::select! {
@@ -209,6 +223,7 @@ struct Parts {
     exec: Exec,
     detached: Detached,
     health: Health,
+    shares: Option<Arc<Control>>,
 }
 
 impl Parts {
@@ -264,6 +279,7 @@ impl Source for Parts {
             ready: self.health.report().ready,
             journal: self.engine.journal().status(),
             volumes: self.engine.states(),
+            shares: self.shares.as_ref().map(|shares| (shares.states(), shares.counts())).unwrap_or_default(),
         }
     }
 }
@@ -308,6 +324,27 @@ pub fn check_config(args: &CheckConfigArgs) -> anyhow::Result<String> {
         text.push_str("no device class\n");
     }
     Ok(text)
+}
+
+/// Puts back what was changed on disks and cgroups for weights and limits. A running driver would set it again.
+///
+/// # Errors
+/// A driver runs, or something cannot be put back.
+pub async fn restore_io(args: &RestoreIoArgs) -> anyhow::Result<String> {
+    let path = args.state_dir.join("lock");
+    let lock = File::options().read(true).write(true).open(&path);
+    let lock = lock.with_context(|| format!("no driver has run with the state folder {}", args.state_dir.display()))?;
+    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            anyhow::bail!("a driver runs with the state folder {}; stop it first", args.state_dir.display())
+        }
+        Err(error) => return Err(error).with_context(|| format!("cannot lock {}", path.display())),
+    }
+    let control = Control::open(Places::default(), crate::config::Io::default(), &args.state_dir)?;
+    let put_back = tokio::task::spawn_blocking(move || control.put_back()).await?;
+    let count = put_back.map_err(|wrong| anyhow::anyhow!("{}", wrong.join("; ")))?;
+    Ok(format!("put back: {count}\n"))
 }
 
 /// Asks a running driver whether it serves.

@@ -57,6 +57,8 @@ fn run(provisioning: &str, access: &str) -> Result<Counts> {
     // csi-sanity makes both folders itself and wants only their parents.
     let parameters = driver.path("parameters.yaml");
     std::fs::write(&parameters, format!("provisioning: {provisioning}\n"))?;
+    let mutable = driver.path("mutable.yaml");
+    std::fs::write(&mutable, "ioWeight: \"800\"\nwriteIops: \"500\"\n")?;
     let report = driver.path("report.json");
     let option = |name: &str, value: &Path| format!("--{name}={}", value.display());
     let command = Command::new(binary)
@@ -64,6 +66,7 @@ fn run(provisioning: &str, access: &str) -> Result<Counts> {
         .arg(option("csi.mountdir", &driver.path("mount")))
         .arg(option("csi.stagingdir", &driver.path("staging")))
         .arg(option("csi.testvolumeparameters", &parameters))
+        .arg(option("csi.testvolumemutableparameters", &mutable))
         .arg(format!("--csi.testvolumesize={VOLUME}"))
         .arg(format!("--csi.testvolumeaccesstype={access}"))
         .arg(option("ginkgo.json-report", &report))

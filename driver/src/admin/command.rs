@@ -124,7 +124,7 @@ async fn without_driver(args: &VolumesArgs) -> anyhow::Result<Vec<proto::Volume>
         journal: Arc::new(opened.journal),
     };
     eprintln!("quarry-driver: no driver runs; this is what the journal and the disks say");
-    Ok(service::volumes(&*Engine::open(settings).await?).await)
+    Ok(service::volumes(&*Engine::open(settings).await?, &Default::default()).await)
 }
 
 fn lock(state_dir: &Path) -> anyhow::Result<std::fs::File> {

@@ -1,5 +1,6 @@
 //! Answers `quarry.v1.Admin`.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use quarry_proto::quarry::v1 as proto;
@@ -10,6 +11,8 @@ use crate::csi::detached::Detached;
 use crate::csi::status;
 use crate::engine::survey::Surveyed;
 use crate::engine::{Engine, ForgetError};
+use crate::io::control::Publication;
+use crate::io::{Control, State};
 use crate::volume::VolumeHandle;
 
 /// Serves what an administrator asks.
@@ -17,13 +20,15 @@ use crate::volume::VolumeHandle;
 pub struct AdminService {
     engine: Arc<Engine>,
     detached: Detached,
+    shares: Option<Arc<Control>>,
 }
 
 impl AdminService {
-    /// Of the engine's volumes; `detached` runs the work that outlives its request.
+    /// Of the engine's volumes; `detached` runs the work that outlives its request, `shares` knows what became of weights
+    /// and limits.
     #[must_use]
-    pub fn new(engine: Arc<Engine>, detached: Detached) -> Self {
-        Self { engine, detached }
+    pub fn new(engine: Arc<Engine>, detached: Detached, shares: Option<Arc<Control>>) -> Self {
+        Self { engine, detached, shares }
     }
 }
 
@@ -48,7 +53,8 @@ impl Admin for AdminService {
         &self,
         _: Request<proto::ListVolumesRequest>,
     ) -> Result<Response<proto::ListVolumesResponse>, Status> {
-        Ok(Response::new(proto::ListVolumesResponse { volumes: volumes(&self.engine).await }))
+        let shares = self.shares.as_ref().map(|shares| shares.states()).unwrap_or_default();
+        Ok(Response::new(proto::ListVolumesResponse { volumes: volumes(&self.engine, &shares).await }))
     }
 
     async fn forget_volume(
@@ -83,8 +89,8 @@ impl Admin for AdminService {
     }
 }
 
-/// Every volume of the engine's node.
-pub async fn volumes(engine: &Engine) -> Vec<proto::Volume> {
+/// Every volume of the engine's node, with what became of its weight and limits at each pod.
+pub async fn volumes(engine: &Engine, shares: &BTreeMap<Publication, State>) -> Vec<proto::Volume> {
     let node = engine.node().clone();
     let describe = |volume: Surveyed| {
         let handle = VolumeHandle { node: node.clone(), lv: volume.lv.clone() }.to_string();
@@ -95,7 +101,10 @@ pub async fn volumes(engine: &Engine) -> Vec<proto::Volume> {
             state: volume.state.to_string(),
             problem: volume.problem.unwrap_or_default(),
             staged_paths: volume.staged,
-            published: volume.published.into_iter().map(publication).collect(),
+            published: {
+                let share = |target: &str| shares.get(&(volume.lv.clone(), target.to_owned()));
+                volume.published.into_iter().map(|one| publication(share(&one.0), one)).collect()
+            },
             recorded: volume.recorded,
             ..Default::default()
         };
@@ -116,7 +125,7 @@ pub async fn volumes(engine: &Engine) -> Vec<proto::Volume> {
     engine.survey().await.into_iter().map(describe).collect()
 }
 
-fn publication((target_path, row): (String, crate::journal::Published)) -> proto::Publication {
+fn publication(share: Option<&State>, (target_path, row): (String, crate::journal::Published)) -> proto::Publication {
     let pod = row.pod.unwrap_or_else(|| crate::journal::Pod { uid: String::new(), namespace: None, name: None });
     proto::Publication {
         target_path,
@@ -125,5 +134,7 @@ fn publication((target_path, row): (String, crate::journal::Published)) -> proto
         pod_name: pod.name.unwrap_or_default(),
         read_only: row.read_only,
         io_weight: row.io_weight.unwrap_or(0),
+        io_state: share.map(|share| share.name().to_owned()).unwrap_or_default(),
+        io_problem: share.and_then(State::reason).map(ToString::to_string).unwrap_or_default(),
     }
 }

@@ -24,7 +24,7 @@ pub fn table(volumes: &[proto::Volume]) -> String {
             volume.state.clone(),
             used_by(volume),
             weight(volume),
-            or_dash(volume.problem.clone()),
+            problem(volume),
         ]);
     }
     if let Some(column) = table.column_mut(4) {
@@ -79,10 +79,22 @@ fn pod(publication: &proto::Publication) -> String {
     }
 }
 
+/// At each pod, with what became of it: `800 enforced`. Limits alone have no number.
 fn weight(volume: &proto::Volume) -> String {
-    let weights: Vec<String> =
-        volume.published.iter().filter(|p| p.io_weight > 0).map(|p| p.io_weight.to_string()).collect();
-    or_dash(weights.join(", "))
+    let is_asked = |p: &&proto::Publication| p.io_weight > 0 || !matches!(p.io_state.as_str(), "" | "not-asked");
+    let weights = volume.published.iter().filter(is_asked).map(|p| {
+        let number = if p.io_weight > 0 { p.io_weight.to_string() } else { "limits".to_owned() };
+        [number.as_str(), p.io_state.as_str()].join(" ").trim().to_owned()
+    });
+    or_dash(weights.collect::<Vec<_>>().join(", "))
+}
+
+/// What is wrong with the volume, and with its share at its pods.
+fn problem(volume: &proto::Volume) -> String {
+    let mut problems = vec![volume.problem.as_str()];
+    problems.extend(volume.published.iter().map(|p| p.io_problem.as_str()));
+    problems.retain(|problem| !problem.is_empty());
+    or_dash(problems.join("; "))
 }
 
 /// JSON: the same, with everything there is.
@@ -100,6 +112,8 @@ pub fn json(volumes: &[proto::Volume]) -> Value {
             "pod": {"uid": of.pod_uid, "namespace": of.pod_namespace, "name": of.pod_name},
             "readOnly": of.read_only,
             "ioWeight": (of.io_weight > 0).then_some(of.io_weight),
+            "ioState": (!of.io_state.is_empty()).then_some(&of.io_state),
+            "ioProblem": (!of.io_problem.is_empty()).then_some(&of.io_problem),
         })
     };
     let volume = |volume: &proto::Volume| {
@@ -145,14 +159,14 @@ mod tests {
                 pod_namespace: "db".to_owned(),
                 pod_name: "pg-0".to_owned(),
                 io_weight: 800,
+                io_state: "enforced".to_owned(),
                 ..Default::default()
             }],
             ..Default::default()
         };
         let text = table(std::slice::from_ref(&volume));
         let line: Vec<&str> = text.lines().nth(1).unwrap().split_whitespace().collect();
-        let expected =
-            "pvc-1 db/data-0 node-1 nvme 1.5 GiB thin ext4 lost db/pg-0 800 its logical volume in quarry has vanished";
+        let expected = "pvc-1 db/data-0 node-1 nvme 1.5 GiB thin ext4 lost db/pg-0 800 enforced its logical volume in quarry has vanished";
         assert_eq!(line, expected.split(' ').collect::<Vec<_>>());
         let json = json(&[volume]);
         assert_eq!(json["volumes"][0]["claim"]["name"], "data-0");

@@ -3,6 +3,7 @@
 //! **Invariant.** A file with a mistake stops the driver at start, naming line, key and what would be right; nothing is
 //! guessed, and nothing in it is ignored.
 
+pub mod io;
 mod pattern;
 
 use std::path::{Path, PathBuf};
@@ -13,6 +14,8 @@ use serde::Deserialize;
 use crate::volume::name::{MAX_ESCAPED_VG, escaped_len, lvm_accepts};
 use crate::volume::parameters::{DEFAULT_DEVICE_CLASS, is_device_class};
 
+pub use io::{Io, Weights};
+
 /// The configuration of one node, checked.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
@@ -20,6 +23,8 @@ pub struct Config {
     pub device_classes: Vec<DeviceClass>,
     /// How long is waited for what.
     pub timeouts: Timeouts,
+    /// How disks are divided among pods.
+    pub io: Io,
 }
 
 /// A device class: what a StorageClass's `deviceClass` asks for, on this node.
@@ -105,15 +110,20 @@ struct File {
     nodes: Vec<NodeOverride>,
     #[serde(default)]
     timeouts: Timeouts,
+    #[serde(default)]
+    io: Io,
 }
 
-/// Other device classes for the nodes whose names match.
+/// What is otherwise on the nodes whose names match.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct NodeOverride {
     /// A node's name; `*` stands for any characters.
     r#match: String,
+    /// Their device classes.
     device_classes: Vec<DeviceClass>,
+    /// How they divide their disks; as the others do where it is absent.
+    io: Option<Io>,
 }
 
 fn default_classes() -> Vec<DeviceClass> {
@@ -178,7 +188,7 @@ impl Config {
     /// What a node uses without a configuration file: the class `default`, the volume group `quarry`.
     #[must_use]
     pub fn zero() -> Self {
-        Self { device_classes: default_classes(), timeouts: Timeouts::default() }
+        Self { device_classes: default_classes(), timeouts: Timeouts::default(), io: Io::default() }
     }
 
     /// Reads and checks the file, for one node.
@@ -204,13 +214,18 @@ impl Config {
         let file: File = serde_saphyr::from_str(text)
             .map_err(|error| ConfigError::Parse { path: path.to_owned(), message: error.to_string() })?;
         check_classes(path, "deviceClasses", &file.device_classes)?;
+        check_io(path, "io", &file.io)?;
         for (index, node) in file.nodes.iter().enumerate() {
             check_classes(path, &format!("nodes[{index}].deviceClasses"), &node.device_classes)?;
+            check_io(path, &format!("nodes[{index}].io"), node.io.as_ref().unwrap_or(&Io::default()))?;
         }
         check_timeouts(path, &file.timeouts)?;
         let matching = file.nodes.into_iter().find(|node| pattern::matches(&node.r#match, node_name));
-        let device_classes = matching.map_or(file.device_classes, |node| node.device_classes);
-        Ok(Self { device_classes, timeouts: file.timeouts })
+        let (device_classes, io) = match matching {
+            Some(node) => (node.device_classes, node.io.unwrap_or(file.io)),
+            None => (file.device_classes, file.io),
+        };
+        Ok(Self { device_classes, timeouts: file.timeouts, io })
     }
 
     /// The class of that name, if this node has it.
@@ -257,6 +272,15 @@ fn check_classes(path: &Path, place: &str, classes: &[DeviceClass]) -> Result<()
         }
     }
     Ok(())
+}
+
+fn check_io(path: &Path, place: &str, io: &Io) -> Result<(), ConfigError> {
+    io::check(io).map_err(|(key, value, expected)| ConfigError::Value {
+        path: path.to_owned(),
+        key: format!("{place}.{key}"),
+        value,
+        expected: expected.to_owned(),
+    })
 }
 
 fn check_timeouts(path: &Path, timeouts: &Timeouts) -> Result<(), ConfigError> {

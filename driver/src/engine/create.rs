@@ -9,6 +9,7 @@ use crate::lvm::flush::{self, FlushError};
 use crate::lvm::runner::LvmError;
 use crate::lvm::verbs;
 use crate::volume::capacity::{Bound, PoolGrowth, PoolPlan, PoolStep};
+use crate::volume::io::IoWish;
 use crate::volume::size::{SizeError, SizeRange};
 use crate::volume::tags::{self, POOL_MARK, TagError};
 use crate::volume::{Bytes, Content, LvName, Provisioning, Stage, Tags};
@@ -36,6 +37,8 @@ pub struct CreateRequest {
     pub content: Content,
     /// Arguments for mkfs.
     pub mkfs_options: Vec<String>,
+    /// A share of the disk, and limits; they shape nothing.
+    pub io: IoWish,
     /// How large.
     pub range: SizeRange,
     /// The claim it is for, where csi-provisioner says; it shapes nothing.
@@ -335,7 +338,8 @@ impl Engine {
             Stage::New
         };
         let tags =
-            Tags::new(&class.name, request.content, stage, &request.mkfs_options, &request.csi_name, &request.lv);
+            Tags::new(&class.name, request.content, stage, &request.mkfs_options, &request.csi_name, &request.lv)
+                .with_io(request.io);
         let command = match request.provisioning {
             Provisioning::Thin => verbs::create_thin(group.name(), &class.thin_pool, &request.lv, size, &tags.to_lvm()),
             Provisioning::Thick => {
@@ -475,6 +479,7 @@ mod tests {
             provisioning: Provisioning::Thin,
             content: Content::Filesystem(FilesystemType::Ext4),
             mkfs_options: vec![],
+            io: IoWish::default(),
             range: SizeRange::new(1 << 30, 0).unwrap(),
             claim: None,
             siblings: vec![],

@@ -18,15 +18,18 @@ mod groups;
 mod health;
 mod holds;
 mod locks;
+mod modify;
 mod pins;
 mod pod;
 mod prepare;
 mod reading;
 mod records;
 pub mod recovery;
+mod retag;
 mod room;
 mod start;
 pub mod survey;
+mod tenants;
 mod underway;
 mod usage;
 mod volume;
@@ -35,6 +38,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -55,9 +59,11 @@ pub use forget::ForgetError;
 pub use group::{Condition, Group, Unreadable};
 pub use health::GroupHealth;
 pub use locks::{Busy, VolumeGuard, VolumeLocks};
+pub use modify::ModifyError;
 pub use pod::PodClaim;
-pub use prepare::{PrepareError, StageError};
+pub use prepare::PrepareError;
 pub use reading::Reading;
+pub use retag::TagChangeError;
 pub use room::RoomError;
 pub use start::{Settings, StartError};
 pub use usage::{Usage, UsageError};
@@ -87,6 +93,8 @@ pub struct Engine {
     holds: holds::Holds,
     /// The journal did not take what a recovery wanted to write.
     recovery_put_off: AtomicBool,
+    /// A pod got a volume, or lost one, or a volume asks for something else.
+    tenancy: Notify,
 }
 
 impl Engine {

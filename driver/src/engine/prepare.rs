@@ -3,14 +3,10 @@
 use crate::exec::{ExecError, Invocation};
 use crate::journal::OperationKind;
 use crate::lvm::flush::{self, FlushError};
-use crate::lvm::runner::LvmError;
-use crate::lvm::verbs;
-use crate::volume::tags::TagError;
 use crate::volume::{Content, Provisioning, Stage};
 
 use super::activate::ActivateError;
-use super::group::Unreadable;
-use super::{Engine, Volume};
+use super::{Engine, TagChangeError, Volume};
 
 /// Why a volume is not ready.
 #[derive(Debug, thiserror::Error)]
@@ -29,46 +25,7 @@ pub enum PrepareError {
     Flush(#[from] FlushError),
     /// Its stage cannot be changed.
     #[error(transparent)]
-    Stage(#[from] StageError),
-}
-
-/// Why a volume's stage tag was not changed.
-#[derive(Debug, thiserror::Error)]
-pub enum StageError {
-    /// Its group is gone or unreadable.
-    #[error(transparent)]
-    Unreadable(#[from] Unreadable),
-    /// LVM refused, or was lost.
-    #[error("cannot change the stage of {vg}/{lv} from {from} to {to}")]
-    Lvm {
-        /// The group.
-        vg: String,
-        /// The volume.
-        lv: String,
-        /// The stage it has.
-        from: &'static str,
-        /// The stage it was to get.
-        to: &'static str,
-        /// LVM's reason.
-        #[source]
-        source: LvmError,
-    },
-    /// The new tag may not survive a power cut.
-    #[error(transparent)]
-    Flush(#[from] FlushError),
-    /// The volume is gone, or its tags are not what they should be.
-    #[error("volume {vg}/{lv} does not show the stage {to} after it was set")]
-    NotShown {
-        /// The group.
-        vg: String,
-        /// The volume.
-        lv: String,
-        /// The stage it was to get.
-        to: &'static str,
-        /// What is wrong with the tags, where they are the reason.
-        #[source]
-        source: Option<TagError>,
-    },
+    Stage(#[from] TagChangeError),
 }
 
 impl Engine {
@@ -113,37 +70,6 @@ impl Engine {
         let wiped = self.exec.run(invocation.arg(&device.path)).await.and_then(crate::exec::Output::success);
         wiped.map_err(PrepareError::Wipe)?;
         Ok(flush::flush(vec![device.path]).await?)
-    }
-
-    /// Replaces the volume's stage tag: one command, on disk when this returns.
-    ///
-    /// # Errors
-    /// [`StageError`].
-    pub async fn set_stage(&self, volume: &Volume, stage: Stage) -> Result<Volume, StageError> {
-        let (vg, lv) = (volume.vg.clone(), volume.lv());
-        let from = volume.tags.stage;
-        if from == stage {
-            return Ok(volume.clone());
-        }
-        let group = self.groups.by_uuid(volume.vg_uuid)?;
-        let mut writer = group.writer().await;
-        writer.ready(self.runner.as_ref()).await?;
-        let command = verbs::retag(&vg, lv, &from.tag(), &stage.tag());
-        writer.run(self.runner.as_ref(), command).await.map_err(|source| StageError::Lvm {
-            vg: vg.clone(),
-            lv: lv.to_string(),
-            from: from.name(),
-            to: stage.name(),
-            source,
-        })?;
-        let reading = group.read().await?;
-        flush::flush(reading.devices()).await?;
-        let not_shown = |source| StageError::NotShown { vg, lv: lv.to_string(), to: stage.name(), source };
-        match reading.volume(&self.node, lv) {
-            Ok(Some(now)) if now.tags.stage == stage => Ok(now),
-            Ok(_) => Err(not_shown(None)),
-            Err(error) => Err(not_shown(Some(error))),
-        }
     }
 }
 

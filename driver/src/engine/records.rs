@@ -166,12 +166,17 @@ impl Engine {
         let (lv, path) = (volume.lv(), path.display().to_string());
         let known = self.journal.contents();
         let mut changes = self.asked_for(&known, volume);
-        let is_same = |row: &&Published| row.pod == pod && row.read_only == read_only;
+        let io_weight = volume.tags.io.weight.map(|weight| weight.get());
+        let is_same = |row: &&Published| row.pod == pod && row.read_only == read_only && row.io_weight == io_weight;
         if known.published.get(&(lv.clone(), path.clone())).filter(is_same).is_none() {
-            let row = Published { pod, read_only, io_weight: None, since: now() };
+            let row = Published { pod, read_only, io_weight, since: now() };
             changes.push(Change::Put(Entry::Published(lv.clone(), path, row)));
         }
-        if changes.is_empty() { Ok(()) } else { self.journal.write("published", changes).await }
+        if !changes.is_empty() {
+            self.journal.write("published", changes).await?;
+        }
+        self.tenancy.notify_one();
+        Ok(())
     }
 
     /// After a volume was unstaged or unpublished. A row that cannot be removed keeps no pod from ending: the next start
@@ -187,6 +192,7 @@ impl Engine {
             return;
         }
         let what = if matches!(key, Key::Staged(..)) { "unstaged" } else { "unpublished" };
+        let _told = NotifyAtEnd(&self.tenancy);
         if let Err(error) = self.journal.write(what, vec![Change::Remove(key)]).await {
             tracing::error!(%error, "a row stays in the journal until the next start");
         }
@@ -197,6 +203,15 @@ impl Engine {
         let claim = known.volumes.get(volume.lv()).and_then(|record| record.claim.clone());
         let record = recorded(known, volume, claim, Origin::Asked);
         record.map(|record| Change::Put(Entry::Volume(volume.lv().clone(), record))).into_iter().collect()
+    }
+}
+
+/// Tells of a change when it was made.
+struct NotifyAtEnd<'a>(&'a tokio::sync::Notify);
+
+impl Drop for NotifyAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.notify_one();
     }
 }
 

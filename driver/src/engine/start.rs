@@ -122,6 +122,7 @@ impl Engine {
             gauge: Gauge::default(),
             holds: Holds::default(),
             recovery_put_off: AtomicBool::new(false),
+            tenancy: tokio::sync::Notify::new(),
         });
         engine.groups.scan().await?;
         Ok(engine)

@@ -72,10 +72,12 @@ pub fn remove(vg: &str, lv: impl fmt::Display, uuid: LvmUuid) -> Command {
         .word(format!("{vg}/{lv}"))
 }
 
-/// Replaces one tag by another, in one commit.
+/// Replaces tags by others, in one commit.
 #[must_use]
-pub fn retag(vg: &str, lv: &LvName, from: &str, to: &str) -> Command {
-    Command::new("lvchange", Effect::Change).option("--deltag", from).option("--addtag", to).word(format!("{vg}/{lv}"))
+pub fn retag(vg: &str, lv: &LvName, from: &[String], to: &[String]) -> Command {
+    let without =
+        from.iter().fold(Command::new("lvchange", Effect::Change), |command, tag| command.option("--deltag", tag));
+    without.add_tags(to).word(format!("{vg}/{lv}"))
 }
 
 /// Activates a volume (and the pool under it), also one marked to be skipped.

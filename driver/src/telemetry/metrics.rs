@@ -3,6 +3,7 @@
 //! Names begin with `quarry_`, units are seconds, and labels have few values: programs, RPCs, codes and volume groups,
 //! never volumes.
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -13,6 +14,8 @@ use prometheus::{
 
 use super::store::StoreMetrics;
 use crate::exec::{Counts, Kind};
+use crate::io::State;
+use crate::io::control::Publication;
 use crate::journal::JournalStatus;
 
 /// Upper ends of the histogram's buckets in seconds: from an answer out of memory to the answer limit of a mount.
@@ -43,6 +46,8 @@ pub struct Snapshot {
     pub journal: JournalStatus,
     /// How many volumes there are in each state.
     pub volumes: Vec<(&'static str, usize)>,
+    /// What became of weights and limits.
+    pub shares: (BTreeMap<Publication, State>, crate::io::Counts),
 }
 
 /// Where the values of a [`Snapshot`] come from.
@@ -67,6 +72,8 @@ pub struct Metrics {
     readable: IntGaugeVec,
     ready: IntGauge,
     store: StoreMetrics,
+    shares: IntGaugeVec,
+    shares_repaired: IntCounter,
     /// One at a time brings the values up to date and writes them out.
     turn: Mutex<()>,
 }
@@ -123,6 +130,17 @@ impl Metrics {
             )?,
             ready: IntGauge::new("quarry_ready", "1 where nothing is amiss (/readyz answers 200), else 0.")?,
             store: StoreMetrics::new(&registry)?,
+            shares: IntGaugeVec::new(
+                Opts::new(
+                    "quarry_io_publications",
+                    "Published volumes by what became of their weight and limits (`quarry-driver volumes` tells why).",
+                ),
+                &["state"],
+            )?,
+            shares_repaired: IntCounter::new(
+                "quarry_io_repaired_total",
+                "Settings of disks and cgroups that somebody had changed, and that were put right.",
+            )?,
             turn: Mutex::new(()),
             registry,
         };
@@ -138,6 +156,8 @@ impl Metrics {
         registry.register(Box::new(metrics.copies_failed.clone()))?;
         registry.register(Box::new(metrics.readable.clone()))?;
         registry.register(Box::new(metrics.ready.clone()))?;
+        registry.register(Box::new(metrics.shares.clone()))?;
+        registry.register(Box::new(metrics.shares_repaired.clone()))?;
         Ok(metrics)
     }
 
@@ -169,6 +189,12 @@ impl Metrics {
         for (group, readable) in &snapshot.groups {
             self.readable.with_label_values(&[group]).set(i64::from(*readable));
         }
+        let (shares, counts) = &snapshot.shares;
+        for name in State::NAMES {
+            let count = shares.values().filter(|state| state.name() == name).count();
+            self.shares.with_label_values(&[name]).set(whole(count));
+        }
+        catch_up(&self.shares_repaired, counts.repaired);
         catch_up(&self.answered_early, snapshot.answered_early);
         catch_up(&self.copies, snapshot.copies);
         catch_up(&self.copies_failed, snapshot.copies_failed);

@@ -6,6 +6,7 @@
 pub mod capability;
 pub mod capacity;
 pub mod handle;
+pub mod io;
 pub mod name;
 pub mod parameters;
 pub mod size;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
 use super::capability::{FilesystemType, UnknownFilesystem};
+use super::io::{self, IoWish};
 
 /// Keys that the sidecars add or consume; every RPC gets some of them, GetCapacity unstripped. They never shape a volume
 /// but for the filesystem type.
@@ -13,7 +14,8 @@ const FSTYPE: &str = "csi.storage.k8s.io/fstype";
 const DEVICE_CLASS: &str = "deviceClass";
 const PROVISIONING: &str = "provisioning";
 const MKFS_OPTIONS: &str = "mkfsOptions";
-const KNOWN: [&str; 3] = [DEVICE_CLASS, PROVISIONING, MKFS_OPTIONS];
+const KNOWN: [&str; 8] =
+    [DEVICE_CLASS, PROVISIONING, MKFS_OPTIONS, io::KEYS[0], io::KEYS[1], io::KEYS[2], io::KEYS[3], io::KEYS[4]];
 
 /// The device class of a StorageClass that names none.
 pub const DEFAULT_DEVICE_CLASS: &str = "default";
@@ -47,6 +49,8 @@ pub struct Parameters {
     pub mkfs_options: Vec<String>,
     /// Of `csi.storage.k8s.io/fstype`, where it was sent.
     pub fs_type: Option<FilesystemType>,
+    /// A share of the disk, and limits.
+    pub io: IoWish,
 }
 
 /// A parameter that no node can serve; INVALID_ARGUMENT.
@@ -58,8 +62,8 @@ pub enum ParameterError {
         /// The key.
         key: String,
     },
-    /// Any key in mutable_parameters, since none can be changed yet.
-    #[error("mutable parameter {key:?} is unknown; no parameter can be changed through a VolumeAttributesClass")]
+    /// A key in mutable_parameters that cannot be changed.
+    #[error("mutable parameter {key:?} is none that can be changed; these can: {}", io::KEYS.join(", "))]
     Mutable {
         /// The key.
         key: String,
@@ -90,6 +94,7 @@ impl Parameters {
             provisioning: Provisioning::Thin,
             mkfs_options: Vec::new(),
             fs_type: None,
+            io: IoWish::default(),
         };
         // Ordered, so that the same request always gets the same error.
         for (key, value) in parameters.iter().collect::<BTreeMap<_, _>>() {
@@ -99,21 +104,25 @@ impl Parameters {
                 MKFS_OPTIONS => parsed.mkfs_options = mkfs_options(value)?,
                 FSTYPE => parsed.fs_type = Some(value.parse().map_err(ParameterError::Filesystem)?),
                 reserved if reserved.starts_with(RESERVED_PREFIX) => {}
+                other if parsed.io.set(other, value)? => {}
                 _ => return Err(ParameterError::Unknown { key: key.clone() }),
             }
         }
         Ok(parsed)
     }
 
-    /// Checks mutable_parameters: none exist.
+    /// Takes mutable_parameters over what there is; what they do not name stays.
     ///
     /// # Errors
-    /// [`ParameterError::Mutable`] for the first key.
-    pub fn check_mutable(parameters: &HashMap<String, String>) -> Result<(), ParameterError> {
-        match parameters.keys().min() {
-            Some(key) => Err(ParameterError::Mutable { key: key.clone() }),
-            None => Ok(()),
+    /// [`ParameterError`] for the first key, in their order, that cannot be changed or not to that value.
+    pub fn change(wish: IoWish, parameters: &HashMap<String, String>) -> Result<IoWish, ParameterError> {
+        let mut wish = wish;
+        for (key, value) in parameters.iter().collect::<BTreeMap<_, _>>() {
+            if !wish.set(key, value)? {
+                return Err(ParameterError::Mutable { key: key.clone() });
+            }
         }
+        Ok(wish)
     }
 }
 
@@ -187,10 +196,11 @@ mod tests {
 
     #[test]
     fn an_unknown_key_is_answered_with_the_known_ones() {
-        let error = parse(&[("ioWeight", "800"), ("deviceClass", "nvme")]).unwrap_err();
+        let error = parse(&[("ioweight", "800"), ("deviceClass", "nvme")]).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "parameter \"ioWeight\" is unknown; known are deviceClass, provisioning, mkfsOptions"
+            "parameter \"ioweight\" is unknown; known are deviceClass, provisioning, mkfsOptions, ioWeight, readIops, \
+             writeIops, readBps, writeBps"
         );
     }
 

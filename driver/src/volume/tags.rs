@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use data_encoding::BASE32_NOPAD;
 use sha2::{Digest as _, Sha256};
 
+use super::io::{IoWish, Limits, Weight};
 use super::{Content, FilesystemType, LvName};
 
 /// On every volume of ours. An LV without it is never changed or removed.
@@ -20,6 +21,8 @@ const CONTENT: &str = "f=";
 const STAGE: &str = "g=";
 const NAME: &str = "n=";
 const MKFS: &str = "o=";
+const WEIGHT: &str = "w=";
+const LIMITS: &str = "l=";
 
 /// How far a volume's preparation is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -68,6 +71,8 @@ pub struct Tags {
     pub mkfs_hash: Option<String>,
     /// The CSI name where the LV name is a hash of it.
     pub csi_name: Option<String>,
+    /// Its share of the disk, and its limits: these may change.
+    pub io: IoWish,
 }
 
 /// Tags of a volume that is marked as ours and that we cannot read: made by a newer version, or changed by hand.
@@ -101,7 +106,14 @@ impl Tags {
             stage,
             mkfs_hash: mkfs_hash(mkfs_options),
             csi_name: (lv.as_str() != csi_name).then(|| csi_name.to_owned()),
+            io: IoWish::default(),
         }
+    }
+
+    /// The same with a share and limits.
+    #[must_use]
+    pub fn with_io(self, io: IoWish) -> Self {
+        Self { io, ..self }
     }
 
     /// As `lvcreate --addtag` takes them.
@@ -115,6 +127,7 @@ impl Tags {
         ];
         tags.extend(self.mkfs_hash.iter().map(|hash| format!("{MKFS}{hash}")));
         tags.extend(self.csi_name.iter().map(|name| format!("{NAME}{}", BASE32_NOPAD.encode(name.as_bytes()))));
+        tags.extend(io_tags(&self.io));
         tags
     }
 
@@ -147,6 +160,10 @@ impl Tags {
                 .ok_or_else(|| TagError::Unknown(format!("{STAGE}{stage}")))?,
             mkfs_hash: one(MKFS)?.map(str::to_owned),
             csi_name: one(NAME)?.map(parse_name).transpose()?,
+            io: IoWish {
+                weight: one(WEIGHT)?.map(parse_weight).transpose()?,
+                limits: one(LIMITS)?.map(parse_limits).transpose()?.unwrap_or_default(),
+            },
         })
     }
 }
@@ -159,6 +176,22 @@ pub fn mkfs_hash(options: &[String]) -> Option<String> {
     }
     let digest = Sha256::digest(options.join(" ").as_bytes());
     Some(BASE32_NOPAD.encode(digest.get(..10).unwrap_or_default()).to_ascii_lowercase())
+}
+
+/// The tags of a share and limits.
+#[must_use]
+pub fn io_tags(io: &IoWish) -> Vec<String> {
+    let weight = io.weight.map(|weight| format!("{WEIGHT}{weight}"));
+    let limits = io.limits.any().then(|| format!("{LIMITS}{}", io.limits.to_tag()));
+    weight.into_iter().chain(limits).collect()
+}
+
+fn parse_weight(text: &str) -> Result<Weight, TagError> {
+    text.parse().ok().and_then(Weight::new).ok_or_else(|| TagError::Unknown(format!("{WEIGHT}{text}")))
+}
+
+fn parse_limits(text: &str) -> Result<Limits, TagError> {
+    Limits::from_tag(text).ok_or_else(|| TagError::Unknown(format!("{LIMITS}{text}")))
 }
 
 fn parse_content(text: &str) -> Option<Content> {
@@ -191,6 +224,10 @@ mod tests {
         let tags =
             Tags::new("default", Content::Block, Stage::New, &[], "pvc-1", &LvName::for_csi_name("pvc-1").unwrap());
         assert_eq!(tags.to_lvm(), ["quarry", "c=default", "f=block", "g=new"]);
+        let mut io = IoWish::default();
+        io.set("ioWeight", "800").unwrap();
+        io.set("writeIops", "500").unwrap();
+        assert_eq!(tags.with_io(io).to_lvm()[4..], ["w=800", "l=-.500.-.-"]);
     }
 
     #[test]
@@ -203,8 +240,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn tags_are_read_back_and_lvm_takes_them(name in "\\PC{1,32}") {
-            let tags = sample(&name);
+        fn tags_are_read_back_and_lvm_takes_them(name in "\\PC{1,32}", weight in 1_u32..=10_000, limit in 1_u64..) {
+            let limits = Limits { write_bps: std::num::NonZeroU64::new(limit), ..Limits::default() };
+            let tags = sample(&name).with_io(IoWish { weight: Weight::new(weight), limits });
             let written = tags.to_lvm();
             for tag in &written {
                 prop_assert!(tag.len() <= 1024 && tag.bytes().all(|b| b.is_ascii_alphanumeric() || b"_+.-=".contains(&b)));

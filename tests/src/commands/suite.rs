@@ -44,6 +44,12 @@ enum Suite {
         #[arg(last = true)]
         filter: Vec<String>,
     },
+    /// Shares and limits of a disk's tenants.
+    Isolation {
+        /// Which tests, and options of the test program.
+        #[arg(last = true)]
+        filter: Vec<String>,
+    },
     /// The driver in Kubernetes: a cluster of two nodes.
     Cluster {
         /// Which tests, and options of the test program.
@@ -100,6 +106,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         Suite::Kernel { udevd, filter } => each(udevd, |udev| suite::kernel::suite(udev, &filter)),
         Suite::Crash { filter } => suite::crash::suite(&filter).map(|verdict| verdict.exit_code()),
         Suite::Faults { filter } => Ok(suite::faults::suite(&filter)?.exit_code()),
+        Suite::Isolation { filter } => Ok(suite::isolation::suite(&filter)?.exit_code()),
         Suite::Cluster { filter } => suite::cluster::suite(&filter).map(|verdict| verdict.exit_code()),
         Suite::Capacity { filter } => suite::capacity::suite(&filter).map(|verdict| verdict.exit_code()),
         Suite::Power { filter } => Ok(suite::power::suite(&filter)?.exit_code()),

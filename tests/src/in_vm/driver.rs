@@ -233,6 +233,15 @@ impl DriverUnderTest {
         Ok(process::run(&command, START)?.success()?.stdout_text())
     }
 
+    /// Has what it changed on disks and cgroups put back, while it does not run.
+    ///
+    /// # Errors
+    /// If the command fails.
+    pub fn restore_io(&self) -> Result<String> {
+        let command = Command::new(binary()?).arg("restore-io").arg("--state-dir").arg(self.state_dir());
+        Ok(process::run(&command, START)?.success()?.stdout_text())
+    }
+
     /// What `quarry-driver volumes -o json` says, whether it runs or not.
     ///
     /// # Errors

@@ -13,6 +13,8 @@ pub enum Suite {
     KernelUdev,
     /// Disks that hang, fail, fill up and come back.
     Faults,
+    /// Shares and limits of a disk's tenants.
+    Isolation,
     /// csi-sanity against the driver.
     Sanity,
     /// The driver killed at every point, and LVM's commands too.
@@ -38,6 +40,7 @@ pub fn budget(suite: Suite) -> Duration {
         Suite::Kernel => 50,
         Suite::KernelUdev => 30,
         Suite::Faults => 30,
+        Suite::Isolation => 20,
         Suite::Sanity => 25,
         Suite::Crash => 60,
         Suite::Cluster => 60,

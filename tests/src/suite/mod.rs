@@ -12,6 +12,7 @@ mod closing;
 pub mod cluster;
 pub mod crash;
 pub mod faults;
+pub mod isolation;
 pub mod kernel;
 pub mod power;
 mod run;

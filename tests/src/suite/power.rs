@@ -37,7 +37,7 @@ pub fn suite(filter: &[String]) -> Result<Verdict> {
     Ok(run(&program, |folder| {
         let mut spec = VmSpec::new("power", folder);
         spec.memory_mib = 3072;
-        spec.disks = DISKS.iter().map(|(name, mib)| Disk { name: (*name).to_owned(), size: mib << 20 }).collect();
+        spec.disks = DISKS.iter().map(|(name, mib)| Disk::mib(name, *mib)).collect();
         spec
     }))
 }

@@ -80,8 +80,9 @@ fn command_line(spec: &VmSpec, kernel: &Kernel, initramfs: &Path, accelerator: A
         let file = escape(&image(&spec.work_dir, disk).display().to_string());
         // Zeroes become holes, however the guest writes them: images of many GiB that are wiped again and again would
         // fill this machine's disk. A guest's own request to write zeroes would keep the space.
+        let limit = disk.iops.map(|iops| format!(",throttling.iops-total={iops}")).unwrap_or_default();
         let drive =
-            format!("id=d{index},file={file},format=raw,if=none,cache=unsafe,discard=unmap,detect-zeroes=unmap");
+            format!("id=d{index},file={file},format=raw,if=none,cache=unsafe,discard=unmap,detect-zeroes=unmap{limit}");
         qemu = qemu.args(["-drive", &drive]);
         let device = format!("virtio-blk-pci,drive=d{index},serial={},write-zeroes=off", disk.name);
         qemu = qemu.args(["-device", &device]);
@@ -127,13 +128,14 @@ mod tests {
     #[test]
     fn a_disk_keeps_its_contents_and_refuses_another_size() {
         let dir = tempfile::tempdir().unwrap();
-        let disk = Disk { name: "a".into(), size: 4096 };
+        let disk = Disk { name: "a".into(), size: 4096, iops: None };
         ensure_disk(dir.path(), &disk).unwrap();
         std::fs::write(dir.path().join("a.img"), vec![1; 4096]).unwrap();
         ensure_disk(dir.path(), &disk).unwrap();
         assert_eq!(std::fs::read(dir.path().join("a.img")).unwrap()[0], 1);
-        let error = ensure_disk(dir.path(), &Disk { name: "a".into(), size: 8192 }).unwrap_err().to_string();
+        let error =
+            ensure_disk(dir.path(), &Disk { name: "a".into(), size: 8192, iops: None }).unwrap_err().to_string();
         assert!(error.contains("has 4096 bytes, but a disk of 8192"), "{error}");
-        assert!(ensure_disk(dir.path(), &Disk { name: "b".into(), size: 5 }).is_err());
+        assert!(ensure_disk(dir.path(), &Disk { name: "b".into(), size: 5, iops: None }).is_err());
     }
 }

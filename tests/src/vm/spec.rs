@@ -90,13 +90,27 @@ pub struct Disk {
     pub name: String,
     /// Size in bytes, a multiple of 512.
     pub size: u64,
+    /// How many operations a second it does at most; as fast as it can where there is none.
+    pub iops: Option<u32>,
 }
 
 impl Disk {
+    /// A disk of so many MiB.
+    #[must_use]
+    pub fn mib(name: &str, mib: u64) -> Self {
+        Self { name: name.to_owned(), size: mib << 20, iops: None }
+    }
+
+    /// The same disk with no more than so many operations a second.
+    #[must_use]
+    pub fn limited(self, iops: u32) -> Self {
+        Self { iops: Some(iops), ..self }
+    }
+
     /// A disk of so many GiB.
     #[must_use]
     pub fn gib(name: &str, gib: u64) -> Self {
-        Self { name: name.to_owned(), size: gib << 30 }
+        Self::mib(name, gib << 10)
     }
 }
 

@@ -91,7 +91,7 @@ pub fn validate(
 ) -> Result<CreateRequest, CreateVolumeError> {
     let lv = LvName::for_csi_name(&request.name)?;
     let parameters = Parameters::parse(&request.parameters)?;
-    Parameters::check_mutable(&request.mutable_parameters)?;
+    let io = Parameters::change(parameters.io, &request.mutable_parameters)?;
     let content = capability::read_all(&request.volume_capabilities, parameters.fs_type)?;
     let range = request.capacity_range.unwrap_or_default();
     let range = SizeRange::new(range.required_bytes, range.limit_bytes)?;
@@ -106,6 +106,7 @@ pub fn validate(
         provisioning: parameters.provisioning,
         content,
         mkfs_options: parameters.mkfs_options,
+        io,
         range,
         claim: claim(&request.parameters),
         siblings: Vec::new(),
@@ -198,10 +199,10 @@ mod tests {
             ),
             (
                 |r| {
-                    r.mutable_parameters.insert("ioWeight".into(), "1".into());
+                    r.mutable_parameters.insert("deviceClass".into(), "x".into());
                 },
                 Code::InvalidArgument,
-                "mutable parameter \"ioWeight\"",
+                "mutable parameter \"deviceClass\"",
             ),
             (
                 |r| {

@@ -4,6 +4,7 @@ mod capacity;
 mod create;
 mod delete;
 mod list;
+mod modify;
 mod validate;
 
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use crate::engine::Engine;
 
 use create::CreateVolumeError;
 use delete::DeleteVolumeError;
+use modify::ModifyVolumeError;
 
 /// Serves CSI's controller RPCs.
 #[derive(Debug, Clone)]
@@ -31,8 +33,14 @@ pub struct ControllerService {
 }
 
 /// Exactly what is served.
-const CAPABILITIES: [Type; 5] =
-    [Type::CreateDeleteVolume, Type::ListVolumes, Type::GetCapacity, Type::GetVolume, Type::SingleNodeMultiWriter];
+const CAPABILITIES: [Type; 6] = [
+    Type::CreateDeleteVolume,
+    Type::ListVolumes,
+    Type::GetCapacity,
+    Type::GetVolume,
+    Type::SingleNodeMultiWriter,
+    Type::ModifyVolume,
+];
 
 impl ControllerService {
     /// Serves the engine's volumes; `detached` runs the work that outlives its request, `claims` tells which claims belong
@@ -95,6 +103,32 @@ impl Controller for ControllerService {
             }
         };
         status::answer(RPC, &request.volume_id, result)
+    }
+
+    async fn controller_modify_volume(
+        &self,
+        request: Request<proto::ControllerModifyVolumeRequest>,
+    ) -> Result<Response<proto::ControllerModifyVolumeResponse>, Status> {
+        const RPC: &str = "ControllerModifyVolume";
+        let request = request.into_inner();
+        let id = request.volume_id.clone();
+        let begin = || {
+            let handle = modify::validate(&request)?;
+            let guard = self.engine.lock(&handle.lv, RPC)?;
+            Ok::<_, ModifyVolumeError>((handle, guard))
+        };
+        let result = match begin() {
+            Err(error) => Err(error.into()),
+            Ok((handle, guard)) => {
+                let engine = Arc::clone(&self.engine);
+                let work = async move {
+                    let _guard = guard;
+                    modify::modify(&engine, handle, request).await
+                };
+                self.detached.run(RPC, &id, self.engine.config().timeouts.answer(), work).await
+            }
+        };
+        status::answer(RPC, &id, result)
     }
 
     async fn validate_volume_capabilities(

@@ -97,7 +97,8 @@ fn compare(volume: &crate::engine::Volume, request: &proto::ValidateVolumeCapabi
     if asked != has {
         return Err(Unfit::Content { has, asked });
     }
-    Parameters::check_mutable(&request.mutable_parameters)?;
+    // What may change is what it is now; only that it could be asked for matters.
+    Parameters::change(volume.tags.io, &request.mutable_parameters)?;
     if !request.parameters.is_empty() {
         let asked = Parameters::parse(&request.parameters)?;
         if asked.device_class != volume.tags.class {

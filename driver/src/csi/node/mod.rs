@@ -210,7 +210,9 @@ impl<V: Volumes> Node for NodeService<V> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::{ActivateError, Device, FindError, StageError, UsageError, Volume, VolumeGuard, VolumeLocks};
+    use crate::engine::{
+        ActivateError, Device, FindError, TagChangeError, UsageError, Volume, VolumeGuard, VolumeLocks,
+    };
     use crate::exec::{Exec, Tools};
     use crate::journal::{JournalError, Key, Pod};
     use crate::volume::{Stage, TopologyValue, VolumeHandle};
@@ -251,7 +253,7 @@ mod tests {
             unreachable!("there is no volume")
         }
 
-        async fn set_stage(&self, _: &Volume, _: Stage) -> Result<Volume, StageError> {
+        async fn set_stage(&self, _: &Volume, _: Stage) -> Result<Volume, TagChangeError> {
             unreachable!("there is no volume")
         }
 

@@ -13,7 +13,7 @@ use tonic::{Code, Status};
 
 use crate::csi::status;
 use crate::device_number::DeviceNumber;
-use crate::engine::{ActivateError, Busy, Device, FindError, StageError, Volume};
+use crate::engine::{ActivateError, Busy, Device, FindError, TagChangeError, Volume};
 use crate::filesystem::{
     CheckError, Content as Found, DeviceError, FormatError, Ground, MountError, MountRequest, MountTable,
     MountTableError, ProbeError, Proof, TargetError, device, target,
@@ -121,7 +121,7 @@ pub enum StageVolumeError {
     },
     /// How far the preparation is could not be written down.
     #[error(transparent)]
-    Stage(#[from] StageError),
+    Stage(#[from] TagChangeError),
     /// mkfs.
     #[error(transparent)]
     Format(#[from] FormatError),
@@ -154,7 +154,7 @@ impl From<StageVolumeError> for Status {
             | E::MountedUnformatted { .. }
             | E::Mount(MountError::Occupied { .. } | MountError::TurnedReadOnly { .. }) => Code::FailedPrecondition,
             E::Mount(MountError::OtherwiseMounted { .. }) => Code::AlreadyExists,
-            E::Activate(ActivateError::Unreadable(_)) | E::Stage(StageError::Unreadable(_)) | E::Journal(_) => {
+            E::Activate(ActivateError::Unreadable(_)) | E::Stage(TagChangeError::Unreadable(_)) | E::Journal(_) => {
                 Code::Unavailable
             }
             E::Activate(_)

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::engine::{ActivateError, Busy, Device, Engine, FindError, StageError, UsageError, Volume, VolumeGuard};
+use crate::engine::{ActivateError, Busy, Device, Engine, FindError, TagChangeError, UsageError, Volume, VolumeGuard};
 use crate::journal::{JournalError, Key, Pod};
 use crate::volume::{LvName, Stage, TopologyValue, VolumeHandle};
 
@@ -28,7 +28,7 @@ pub trait Volumes: Send + Sync + 'static {
     async fn device(&self, volume: &Volume) -> Result<Option<Device>, UsageError>;
 
     /// Writes down how far its preparation is; on disk when this returns.
-    async fn set_stage(&self, volume: &Volume, stage: Stage) -> Result<Volume, StageError>;
+    async fn set_stage(&self, volume: &Volume, stage: Stage) -> Result<Volume, TagChangeError>;
 
     /// Writes down where it is staged.
     async fn record_staged(&self, volume: &Volume, path: &Path) -> Result<(), JournalError>;
@@ -70,7 +70,7 @@ impl Volumes for Engine {
         Engine::device(self, volume).await
     }
 
-    async fn set_stage(&self, volume: &Volume, stage: Stage) -> Result<Volume, StageError> {
+    async fn set_stage(&self, volume: &Volume, stage: Stage) -> Result<Volume, TagChangeError> {
         Engine::set_stage(self, volume, stage).await
     }
 

@@ -1,0 +1,548 @@
+//! Keeps the pods' weights and limits as their volumes ask for them, and says what came of it.
+//!
+//! **Invariant.** Level-triggered: each pass compares what should be with what the kernel shows, whoever changed it. Files
+//! of sysfs and cgroups only, no process; nothing at all while nobody asks for anything.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Io, Weights};
+use crate::device_number::DeviceNumber;
+use crate::volume::LvName;
+use crate::volume::io::{Limits, Weight};
+
+use super::cost::{self, DiskFiles, Done, Means};
+use super::notes::{Notes, NotesError};
+use super::plan::{self, Placed, Plan};
+use super::pods::{self, PodCgroup};
+use super::state::{Reason, State};
+use super::sysfs::{self, Disk};
+use super::{Tenant, keyed};
+
+/// How often what should be is compared with what is.
+const PERIOD: Duration = Duration::from_secs(2);
+/// The same while a pod's cgroup is awaited: its containers start soon after.
+const SOON: Duration = Duration::from_millis(250);
+/// How long a pod counts as active on a disk after it used it.
+const ACTIVE: Duration = Duration::from_secs(6);
+
+const MAX: &str = "io.max";
+const STAT: &str = "io.stat";
+
+/// Where things are.
+#[derive(Debug, Clone)]
+pub struct Places {
+    /// The root of cgroup v2, `/sys/fs/cgroup`.
+    pub cgroups: PathBuf,
+    /// sysfs, `/sys`.
+    pub sys: PathBuf,
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        Self { cgroups: PathBuf::from("/sys/fs/cgroup"), sys: PathBuf::from("/sys") }
+    }
+}
+
+/// What was done since the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Settings that were found changed, and put right.
+    pub repaired: u64,
+}
+
+/// Tells who has which volume.
+#[tonic::async_trait]
+pub trait Tenants: Send + Sync {
+    /// Everybody, now.
+    async fn tenants(&self) -> Vec<Tenant>;
+
+    /// Ends when somebody came, went, or asks for something else.
+    async fn changed(&self);
+}
+
+/// What came of each line: a cgroup's file, a device.
+type Outcomes = BTreeMap<(PathBuf, DeviceNumber), Result<(), Reason>>;
+
+/// A volume at a target path.
+pub type Publication = (LvName, String);
+
+/// Keeps weights and limits.
+#[derive(Debug)]
+pub struct Control {
+    places: Places,
+    config: Io,
+    work: Mutex<Work>,
+    told: Mutex<Told>,
+}
+
+#[derive(Debug)]
+struct Work {
+    notes: Notes,
+    /// What an earlier pass of this process left in order.
+    settled: BTreeSet<(PathBuf, DeviceNumber)>,
+    settled_disks: BTreeSet<String>,
+    activity: Activity,
+}
+
+#[derive(Debug, Default)]
+struct Told {
+    states: BTreeMap<Publication, State>,
+    counts: Counts,
+}
+
+impl Control {
+    /// Keeps notes in the state folder.
+    ///
+    /// # Errors
+    /// [`NotesError`]: what an earlier life changed is not known, so nothing may be changed.
+    pub fn open(places: Places, config: Io, state_dir: &Path) -> Result<Self, NotesError> {
+        let path = Path::new("/proc/sys/kernel/random/boot_id");
+        let boot = fs::read_to_string(path).map_err(|source| NotesError::Io {
+            action: "read",
+            path: path.to_owned(),
+            source,
+        })?;
+        let notes = Notes::open(state_dir, boot.trim())?;
+        let work =
+            Work { notes, settled: BTreeSet::new(), settled_disks: BTreeSet::new(), activity: Activity::default() };
+        Ok(Self { places, config, work: Mutex::new(work), told: Mutex::default() })
+    }
+
+    /// What became of every published volume, as of the last pass.
+    #[must_use]
+    pub fn states(&self) -> BTreeMap<Publication, State> {
+        self.told().states.clone()
+    }
+
+    /// What was done since the start.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.told().counts
+    }
+
+    /// Makes passes until `shutdown` is cancelled. What was set stays set: the pods stay, too.
+    pub async fn run(self: Arc<Self>, source: Arc<dyn Tenants>, shutdown: CancellationToken) {
+        loop {
+            let tenants = source.tenants().await;
+            let control = Arc::clone(&self);
+            let pass = tokio::task::spawn_blocking(move || control.pass(&tenants, Instant::now()));
+            // A pass that hangs is waited for: it changes what it changes, and a second one would hang, too.
+            let awaited = tokio::select! {
+                () = shutdown.cancelled() => return,
+                awaited = pass => match awaited {
+                    Ok(awaited) => awaited,
+                    Err(error) => {
+                        tracing::error!(%error, "setting weights and limits was cut off");
+                        false
+                    }
+                },
+            };
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = source.changed() => {}
+                () = tokio::time::sleep(if awaited { SOON } else { PERIOD }) => {}
+            }
+        }
+    }
+
+    /// One pass: sets what is not as it should be. True if a pod's cgroup is awaited.
+    pub fn pass(&self, tenants: &[Tenant], now: Instant) -> bool {
+        let mut work = self.work.lock().unwrap_or_else(PoisonError::into_inner);
+        let asked: Vec<&Tenant> = tenants.iter().filter(|tenant| tenant.wish.any()).collect();
+        let mut states: BTreeMap<Publication, State> =
+            tenants.iter().map(|tenant| (publication(tenant), State::NotAsked)).collect();
+        let mut repaired = 0;
+        if !asked.is_empty() || !work.notes.is_empty() {
+            match self.bring_about(&mut work, &asked, now, &mut repaired) {
+                Ok(found) => states.extend(found),
+                Err(reason) => {
+                    let failed = |tenant: &&Tenant| (publication(tenant), State::NotEnforced(reason.clone()));
+                    states.extend(asked.iter().map(failed));
+                }
+            }
+        }
+        drop(work);
+        let awaited = states.values().any(|state| *state == State::Pending(Reason::CgroupNotFound));
+        let mut told = self.told();
+        told.counts.repaired += repaired;
+        for (publication, state) in &states {
+            if told.states.get(publication) != Some(state) {
+                say(publication, state);
+            }
+        }
+        told.states = states;
+        awaited
+    }
+
+    /// Puts back everything that was changed on disks and cgroups.
+    ///
+    /// # Errors
+    /// What could not be put back, one line each.
+    pub fn put_back(&self) -> Result<usize, Vec<String>> {
+        let mut work = self.work.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut done, mut wrong) = (0, Vec::new());
+        let mut left = BTreeSet::new();
+        for (file, device) in work.notes.lines().clone() {
+            match take_back(&file, &device) {
+                Ok(()) => done += 1,
+                Err(reason) => {
+                    wrong.push(reason.to_string());
+                    left.insert((file, device));
+                }
+            }
+        }
+        if let Err(error) = work.notes.set_lines(left) {
+            wrong.push(crate::telemetry::chain(&error));
+        }
+        for (name, note) in work.notes.disks().clone() {
+            let put_back = disk_by_name(&self.places.sys, &name).and_then(|disk| match disk {
+                Some(disk) => self.files(&disk).put_back(&note),
+                None => Ok(()),
+            });
+            let forgotten = put_back.and_then(|()| {
+                work.notes.forget_disk(&name).map_err(|error| Reason::Failed(crate::telemetry::chain(&error)))
+            });
+            match forgotten {
+                Ok(()) => done += 1,
+                Err(reason) => wrong.push(reason.to_string()),
+            }
+        }
+        if wrong.is_empty() { Ok(done) } else { Err(wrong) }
+    }
+
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn files<'a>(&'a self, disk: &'a Disk) -> DiskFiles<'a> {
+        DiskFiles { cgroups: &self.places.cgroups, sys: &self.places.sys, disk }
+    }
+
+    fn bring_about(
+        &self,
+        work: &mut Work,
+        asked: &[&Tenant],
+        now: Instant,
+        repaired: &mut u64,
+    ) -> Result<Vec<(Publication, State)>, Reason> {
+        let controllers = self.places.cgroups.join("cgroup.controllers");
+        let offered = fs::read_to_string(&controllers).unwrap_or_default();
+        if !offered.split_ascii_whitespace().any(|controller| controller == "io") {
+            return Err(Reason::NoIoController(format!("controller io in {}", controllers.display())));
+        }
+        let pods = pods::find(&self.places.cgroups)
+            .map_err(|error| Reason::Failed(format!("cannot look for the pods' cgroups: {error}")))?;
+        let lies: Vec<Result<Lying, State>> = asked.iter().map(|tenant| self.lies(tenant, &pods)).collect();
+        let found = || lies.iter().filter_map(|lying| lying.as_ref().ok());
+
+        // Disks first: a weight on one that does not honour it would be a promise.
+        let weighted: BTreeSet<&Disk> =
+            found().filter(|lying| lying.placed.weight.is_some()).flat_map(|lying| &lying.disks).collect();
+        let disks: BTreeMap<DeviceNumber, Result<(), Reason>> = weighted
+            .into_iter()
+            .map(|disk| {
+                let done = self.means(disk).and_then(|means| self.files(disk).set_up(means, &mut work.notes));
+                if done == Ok(Done::Repaired) && !work.settled_disks.insert(disk.name.clone()) {
+                    *repaired += 1;
+                }
+                if done.is_ok() {
+                    work.settled_disks.insert(disk.name.clone());
+                }
+                (disk.number, done.map(drop))
+            })
+            .collect();
+        let works = |disk: DeviceNumber| matches!(disks.get(&disk), Some(Ok(())));
+
+        work.activity.look(&pods, disks.keys().copied().filter(|disk| works(*disk)).collect(), now);
+        let placed: Vec<Placed> = found().map(|lying| lying.placed.clone()).collect();
+        let mut plan = plan::plan(&placed, &pods, |pod, disk| work.activity.is_active(pod, disk, now));
+        plan.weights.retain(|(_, disk), _| works(*disk));
+        plan.classes.retain(|(_, disk), _| works(*disk) && self.config.qos_classes);
+        let lines = self.settle(work, &plan, &pods, repaired)?;
+
+        let state = |lying: &Result<Lying, State>| match lying {
+            Err(state) => state.clone(),
+            Ok(lying) => self.judge(lying, &disks, &lines),
+        };
+        Ok(asked.iter().zip(&lies).map(|(tenant, lying)| (publication(tenant), state(lying))).collect())
+    }
+
+    /// Where a tenant lies.
+    fn lies(&self, tenant: &Tenant, pods: &BTreeMap<String, PodCgroup>) -> Result<Lying, State> {
+        let Some(pod) = &tenant.pod else { return Err(State::NotEnforced(Reason::NoPod)) };
+        let Some(device) = tenant.device else { return Err(State::Pending(Reason::NoDevice)) };
+        let Some(cgroup) = pods.get(pod) else { return Err(State::Pending(Reason::CgroupNotFound)) };
+        let disks = sysfs::disks_below(&self.places.sys, device)
+            .map_err(|error| State::NotEnforced(Reason::Failed(crate::telemetry::chain(&error))))?;
+        let placed = Placed {
+            pod: pod.clone(),
+            weight: tenant.wish.weight,
+            limits: tenant.wish.limits,
+            device,
+            disks: disks.iter().map(|disk| disk.number).collect(),
+        };
+        Ok(Lying { placed, disks, cgroup: cgroup.clone() })
+    }
+
+    /// By what a disk is to honour weights.
+    fn means(&self, disk: &Disk) -> Result<Means, Reason> {
+        match self.config.weights {
+            Weights::Off => Err(Reason::Off),
+            Weights::Bfq => Ok(Means::Bfq),
+            Weights::Iocost => {
+                let model = self.config.models.iter().find(|model| names(&model.disk, disk));
+                model.map(|model| Means::Iocost(model.speed)).ok_or_else(|| Reason::Uncalibrated(disk.name.clone()))
+            }
+        }
+    }
+
+    fn weight_file(&self) -> &'static str {
+        if self.config.weights == Weights::Bfq { "io.bfq.weight" } else { "io.weight" }
+    }
+
+    /// The kernel takes 1 to 1000 for BFQ.
+    fn written(&self, weight: Weight) -> String {
+        let number = if self.config.weights == Weights::Bfq { weight.get().min(1000) } else { weight.get() };
+        number.to_string()
+    }
+
+    /// Writes the lines that are not there, takes back those of ours that should not be, and sees what the kernel shows.
+    fn settle(
+        &self,
+        work: &mut Work,
+        plan: &Plan,
+        pods: &BTreeMap<String, PodCgroup>,
+        repaired: &mut u64,
+    ) -> Result<Outcomes, Reason> {
+        let file = self.weight_file();
+        let weights = plan.weights.iter().chain(&plan.classes);
+        let mut wanted: BTreeMap<(PathBuf, DeviceNumber), String> =
+            weights.map(|((folder, disk), weight)| ((folder.join(file), *disk), self.written(*weight))).collect();
+        let limits = plan.limits.iter();
+        wanted.extend(limits.map(|((folder, device), limits)| ((folder.join(MAX), *device), limits_line(limits))));
+
+        // A class without active pods keeps what it has, as long as it has pods.
+        let classes: BTreeSet<PathBuf> = pods.values().filter_map(|pod| Some(pod.class.as_ref()?.join(file))).collect();
+        let keeps = |path: &Path, device: &str| {
+            classes.contains(path) && plan.weights.keys().any(|(_, disk)| disk.to_string() == device)
+        };
+        let is_wanted = |path: &PathBuf, device: &str| {
+            device.parse().is_ok_and(|number| wanted.contains_key(&(path.clone(), number)))
+        };
+        let mut noted = work.notes.lines().clone();
+        for (path, device) in work.notes.lines().clone() {
+            if is_wanted(&path, &device) || keeps(&path, &device) {
+                continue;
+            }
+            match take_back(&path, &device) {
+                Ok(()) => {
+                    noted.remove(&(path.clone(), device.clone()));
+                    work.settled.retain(|(settled, number)| *settled != path || number.to_string() != device);
+                }
+                Err(reason) => tracing::warn!(%reason, "a setting of ours cannot be taken back; it is tried again"),
+            }
+        }
+        noted.extend(wanted.keys().map(|(path, device)| (path.clone(), device.to_string())));
+        work.notes.set_lines(noted).map_err(|error| Reason::Failed(crate::telemetry::chain(&error)))?;
+
+        let mut outcome = BTreeMap::new();
+        for ((path, device), line) in wanted {
+            let key = (path.clone(), device);
+            let is = self.shows(&path, device, &line);
+            let settled = match is {
+                Ok(true) => Ok(()),
+                Ok(false) => {
+                    // Changed behind our back, unless what should be has changed.
+                    if work.settled.remove(&key) {
+                        *repaired += 1;
+                    }
+                    write_line(&path, device, &line).and_then(|()| match self.shows(&path, device, &line)? {
+                        true => Ok(()),
+                        false => Err(Reason::ReadBackMismatch(format!(
+                            "{} does not show `{line}` for {device} after it was written",
+                            path.display()
+                        ))),
+                    })
+                }
+                Err(reason) => Err(reason),
+            };
+            if settled.is_ok() {
+                work.settled.insert(key.clone());
+            }
+            outcome.insert(key, settled);
+        }
+        Ok(outcome)
+    }
+
+    fn shows(&self, path: &Path, device: DeviceNumber, line: &str) -> Result<bool, Reason> {
+        let text = match fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(match path.parent().is_some_and(Path::exists) {
+                    true => Reason::NoIoController(path.display().to_string()),
+                    false => Reason::CgroupNotFound,
+                });
+            }
+            Err(error) => return Err(Reason::Failed(format!("cannot read {}: {error}", path.display()))),
+        };
+        Ok(keyed::line(&text, device)
+            .is_some_and(|is| if line.contains('=') { keyed::contains(is, line) } else { is == line }))
+    }
+
+    /// What a tenant has got.
+    fn judge(&self, lying: &Lying, disks: &BTreeMap<DeviceNumber, Result<(), Reason>>, lines: &Outcomes) -> State {
+        let line = |folder: &Path, file: &str, device: DeviceNumber| match lines.get(&(folder.join(file), device)) {
+            Some(outcome) => outcome.clone(),
+            None => Err(Reason::ReadBackMismatch(format!("{} was not set", folder.join(file).display()))),
+        };
+        let mut outcome = Ok(());
+        if lying.placed.limits.any() {
+            outcome = line(&lying.cgroup.path, MAX, lying.placed.device);
+        }
+        if lying.placed.weight.is_some() {
+            for disk in &lying.placed.disks {
+                let honours = disks.get(disk).cloned().unwrap_or(Ok(()));
+                let weight = || line(&lying.cgroup.path, self.weight_file(), *disk);
+                outcome =
+                    outcome.and(honours).and_then(|()| weight()).and_then(|()| self.judge_class(lying, *disk, lines));
+            }
+        }
+        match outcome {
+            Ok(()) => State::Enforced,
+            Err(reason @ Reason::CgroupNotFound) => State::Pending(reason),
+            Err(reason) => State::NotEnforced(reason),
+        }
+    }
+
+    /// A class that no active pod is in has nothing to divide; its weight is set as soon as one is.
+    fn judge_class(&self, lying: &Lying, disk: DeviceNumber, lines: &Outcomes) -> Result<(), Reason> {
+        match &lying.cgroup.class {
+            None => Ok(()),
+            Some(_) if !self.config.qos_classes => Err(Reason::ClassNotManaged),
+            Some(class) => lines.get(&(class.join(self.weight_file()), disk)).cloned().unwrap_or(Ok(())),
+        }
+    }
+}
+
+/// A tenant with its place.
+#[derive(Debug)]
+struct Lying {
+    placed: Placed,
+    disks: BTreeSet<Disk>,
+    cgroup: PodCgroup,
+}
+
+fn publication(tenant: &Tenant) -> Publication {
+    (tenant.volume.clone(), tenant.target.clone())
+}
+
+fn say((volume, target): &Publication, state: &State) {
+    match state {
+        State::NotEnforced(reason) => {
+            tracing::warn!(%volume, target, %reason, "a pod has not the share or limits that its volume asks for");
+        }
+        State::Pending(reason) => tracing::info!(%volume, target, %reason, "weight and limits wait"),
+        State::Enforced => tracing::info!(%volume, target, "weight and limits are enforced"),
+        State::NotAsked => {}
+    }
+}
+
+/// The device that the configuration names: a name in `/sys/block`, or a path that leads to it.
+fn names(configured: &str, disk: &Disk) -> bool {
+    if !configured.starts_with('/') {
+        return configured == disk.name;
+    }
+    fs::canonicalize(configured).is_ok_and(|path| path.file_name().is_some_and(|name| *name == *disk.name))
+}
+
+fn disk_by_name(sys: &Path, name: &str) -> Result<Option<Disk>, Reason> {
+    let path = sys.join("block").join(name).join("dev");
+    match fs::read_to_string(&path) {
+        Ok(text) => match text.parse() {
+            Ok(number) => Ok(Some(Disk { number, name: name.to_owned() })),
+            Err(error) => Err(Reason::Failed(format!("{}: {error}", path.display()))),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Reason::Failed(format!("cannot read {}: {error}", path.display()))),
+    }
+}
+
+/// All four keys: the kernel keeps the value of one that is left out.
+fn limits_line(limits: &Limits) -> String {
+    let text = |limit: Option<std::num::NonZeroU64>| limit.map_or_else(|| "max".to_owned(), |limit| limit.to_string());
+    format!(
+        "rbps={} wbps={} riops={} wiops={}",
+        text(limits.read_bps),
+        text(limits.write_bps),
+        text(limits.read_iops),
+        text(limits.write_iops)
+    )
+}
+
+fn write_line(path: &Path, device: DeviceNumber, line: &str) -> Result<(), Reason> {
+    cost::write(path, &format!("{device} {line}"))
+}
+
+/// Removes a line of ours; a cgroup or a device that is gone took it along.
+fn take_back(path: &Path, device: &str) -> Result<(), Reason> {
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(19) => return Ok(()),
+        Err(error) => return Err(Reason::Failed(format!("cannot read {}: {error}", path.display()))),
+    };
+    let is_there = device.parse().is_ok_and(|number| keyed::line(&text, number).is_some());
+    if !is_there {
+        return Ok(());
+    }
+    let nothing = if path.ends_with(MAX) { "rbps=max wbps=max riops=max wiops=max" } else { "default" };
+    cost::write(path, &format!("{device} {nothing}"))
+}
+
+/// Who used which disk when.
+#[derive(Debug, Default)]
+struct Activity {
+    seen: BTreeMap<(String, DeviceNumber), (String, Instant)>,
+}
+
+impl Activity {
+    /// Looks at the counters of all pods that are in a class.
+    fn look(&mut self, pods: &BTreeMap<String, PodCgroup>, disks: Vec<DeviceNumber>, now: Instant) {
+        let mut seen = BTreeMap::new();
+        for (uid, pod) in pods.iter().filter(|(_, pod)| pod.class.is_some()) {
+            // A pod that just went away is not active.
+            let Ok(text) = fs::read_to_string(pod.path.join(STAT)) else { continue };
+            for disk in &disks {
+                let key = (uid.clone(), *disk);
+                let Some(counted) = keyed::line(&text, *disk).map(counters) else { continue };
+                let since = match self.seen.remove(&key) {
+                    Some((before, since)) if before == counted => since,
+                    _ => now,
+                };
+                seen.insert(key, (counted, since));
+            }
+        }
+        self.seen = seen;
+    }
+
+    fn is_active(&self, pod: &str, disk: DeviceNumber, now: Instant) -> bool {
+        let seen = self.seen.get(&(pod.to_owned(), disk));
+        seen.is_some_and(|(_, since)| now.saturating_duration_since(*since) < ACTIVE)
+    }
+}
+
+/// The counters of what was done; iocost adds others that run on by themselves.
+fn counters(line: &str) -> String {
+    let fields = keyed::fields(line);
+    ["rbytes", "wbytes", "rios", "wios"].map(|key| fields.get(key).copied().unwrap_or_default()).join(" ")
+}
+
+#[cfg(test)]
+#[path = "control_tests.rs"]
+mod tests;

@@ -1,0 +1,57 @@
+//! Several fio at once, each in its tenant's cgroup.
+
+use serde_json::Value;
+
+use crate::scene::shell;
+use crate::tenant::Tenant;
+
+/// What one does.
+#[derive(Debug, Clone, Copy)]
+pub struct Job {
+    /// As fio calls it: `randread`, `randwrite`.
+    pub rw: &'static str,
+    /// Operations at once.
+    pub depth: u32,
+}
+
+pub const READ: Job = Job { rw: "randread", depth: 32 };
+pub const WRITE: Job = Job { rw: "randwrite", depth: 32 };
+
+/// Runs all at the same time for some seconds; the operations a second of each.
+pub fn race(tenants: &[(&Tenant, Job)]) -> Vec<f64> {
+    let folder = tempfile::tempdir().unwrap();
+    let output = |index: usize| folder.path().join(format!("{index}.json")).display().to_string();
+    let mut script = "pids=\n".to_owned();
+    for (index, (tenant, job)) in tenants.iter().enumerate() {
+        let (cgroup, device) = (tenant.cgroup().display().to_string(), tenant.device().display().to_string());
+        let Job { rw, depth } = job;
+        script.push_str(&format!(
+            "sh -c 'echo $$ > {cgroup}/cgroup.procs && exec fio --name=t{index} --filename={device} --ioengine=libaio --direct=1 \
+             --bs=4k --rw={rw} --iodepth={depth} --time_based --runtime=8 --ramp_time=3 --randrepeat=0 \
+             --output-format=json --output={}' & pids=\"$pids $!\"\n",
+            output(index)
+        ));
+    }
+    script.push_str("for pid in $pids; do wait $pid || exit 1; done");
+    shell(&script);
+    let iops: Vec<f64> = (0..tenants.len())
+        .map(|index| {
+            let text = std::fs::read_to_string(output(index)).unwrap();
+            let report: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error} in {text}"));
+            ["read", "write"].iter().map(|way| report["jobs"][0][way]["iops"].as_f64().unwrap()).sum()
+        })
+        .collect();
+    println!("race: {:?} IOPS", iops.iter().map(|iops| iops.round()).collect::<Vec<_>>());
+    iops
+}
+
+/// The second one's share in terms of the first one's.
+pub fn ratio(iops: &[f64]) -> f64 {
+    iops[1] / iops[0]
+}
+
+/// Fails unless a number lies between two.
+#[track_caller]
+pub fn between(what: &str, number: f64, low: f64, high: f64) {
+    assert!((low..=high).contains(&number), "{what} is {number:.2}, should be from {low} to {high}");
+}

@@ -1,0 +1,192 @@
+//! Pods with volumes: a cgroup where the kubelet would make it, and a raw block volume published to it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use quarry_proto::csi::v1 as csi;
+use quarry_tests::in_vm::VolumeGroup;
+use serde_json::Value;
+use tonic::Status;
+
+use crate::pod::Pod;
+use crate::scene::{MIB, Scene, block, map, shell};
+
+/// The root of cgroup v2.
+pub const CGROUPS: &str = "/sys/fs/cgroup";
+/// What a disk of this machine does.
+pub const IOPS: u64 = 600;
+
+/// A driver's configuration with a model of the group's disks at this share of their true speed.
+pub fn configuration(group: &VolumeGroup, percent: u64) -> String {
+    let iops = IOPS * percent / 100;
+    let models: Vec<String> = group
+        .disks()
+        .iter()
+        .map(|disk| {
+            let name = disk.file_name().unwrap().to_string_lossy().into_owned();
+            // Operations are what is scarce here: their size costs nothing.
+            format!(
+                "    - disk: {name}\n      speed: {{readBps: 1000000000000, readSequentialIops: {iops}, readRandomIops: {iops}, \
+                 writeBps: 1000000000000, writeSequentialIops: {iops}, writeRandomIops: {iops}}}\n"
+            )
+        })
+        .collect();
+    with_io(group, &format!("io:\n  models:\n{}", models.join("")))
+}
+
+/// A driver's configuration with this part about disks.
+pub fn with_io(group: &VolumeGroup, io: &str) -> String {
+    format!(
+        "deviceClasses:\n  - {{name: default, volumeGroup: {}}}\ntimeouts: {{answerSeconds: 300, nodeAnswerSeconds: 300}}\n{io}",
+        group.name()
+    )
+}
+
+/// Of which class a pod is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    Guaranteed,
+    Burstable,
+    BestEffort,
+}
+
+impl Class {
+    fn folder(self) -> &'static str {
+        match self {
+            Self::Guaranteed => "kubepods",
+            Self::Burstable => "kubepods/burstable",
+            Self::BestEffort => "kubepods/besteffort",
+        }
+    }
+}
+
+static PODS: AtomicU32 = AtomicU32::new(1);
+
+/// A pod and its volume.
+pub struct Tenant {
+    pub uid: String,
+    pub volume: csi::Volume,
+    class: Class,
+    pod: Pod,
+}
+
+impl Tenant {
+    /// A pod, with the written volume of that number with these parameters.
+    pub async fn new(scene: &Scene, number: u8, class: Class, parameters: &[(&str, &str)]) -> Self {
+        let tenant = Self::without_cgroup(scene, number, class, parameters).await;
+        tenant.make_cgroup();
+        tenant
+    }
+
+    /// The same before its cgroup is there: so a pod can be when its volumes are published.
+    pub async fn without_cgroup(scene: &Scene, number: u8, class: Class, parameters: &[(&str, &str)]) -> Self {
+        let volume = scene.create(block(&format!("pvc-{number}"), 64 * MIB, parameters)).await.unwrap();
+        let tenant = Self {
+            // No two pods of a run share one.
+            uid: format!("{:08x}-0000-4000-8000-000000000000", PODS.fetch_add(1, Ordering::Relaxed)),
+            pod: Pod::with_block(scene, volume.clone()),
+            volume,
+            class,
+        };
+        tenant.pod.stage(scene).await.unwrap();
+        tenant.publish(scene).await.unwrap();
+        // Thin blocks are allocated by this: what is measured later are reads and overwrites.
+        shell(&format!("dd if=/dev/zero of={} bs=1M count=64 oflag=direct status=none", tenant.device().display()));
+        tenant
+    }
+
+    async fn publish(&self, scene: &Scene) -> Result<(), Status> {
+        let mut request = self.pod.publish_request(&self.uid);
+        request.volume_context.extend(map(&[("csi.storage.k8s.io/pod.uid", &self.uid)]));
+        scene.csi.node.clone().node_publish_volume(request).await.map(drop)
+    }
+
+    /// Ends the pod.
+    pub async fn end(self, scene: &Scene) {
+        self.pod.end(scene, &self.uid).await;
+        scene.delete(&self.volume.volume_id).await.unwrap();
+        fs::remove_dir(self.cgroup()).ok();
+    }
+
+    /// Unpublishes, and leaves the rest.
+    pub async fn unpublish(&self, scene: &Scene) {
+        self.pod.unpublish(scene, &self.uid).await.unwrap();
+    }
+
+    /// Where the pod finds its device.
+    pub fn device(&self) -> PathBuf {
+        self.pod.target(&self.uid)
+    }
+
+    pub fn cgroup(&self) -> PathBuf {
+        Path::new(CGROUPS).join(self.class.folder()).join(format!("pod{}", self.uid))
+    }
+
+    /// Makes its cgroup, with those above it.
+    pub fn make_cgroup(&self) {
+        let mut above = PathBuf::from(CGROUPS);
+        for part in Path::new(self.class.folder()) {
+            above.push(part);
+            fs::create_dir_all(&above).unwrap();
+            fs::write(above.join("cgroup.subtree_control"), "+io").unwrap();
+        }
+        fs::create_dir_all(self.cgroup()).unwrap();
+    }
+
+    /// Changes what its volume asks for.
+    pub async fn modify(&self, scene: &Scene, parameters: &[(&str, &str)]) -> Result<(), Status> {
+        let request = csi::ControllerModifyVolumeRequest {
+            volume_id: self.volume.volume_id.clone(),
+            mutable_parameters: map(parameters),
+            ..Default::default()
+        };
+        scene.csi.controller.clone().controller_modify_volume(request).await.map(drop)
+    }
+
+    /// What `quarry-driver volumes` says of its volume at this pod.
+    pub fn publication(&self, scene: &Scene) -> Value {
+        let list = scene.driver.volumes().unwrap();
+        let volumes = list["volumes"].as_array().unwrap();
+        let volume = volumes.iter().find(|volume| volume["handle"] == self.volume.volume_id.as_str()).unwrap();
+        volume["published"][0].clone()
+    }
+
+    /// Waits until the driver says this of its share, with this in the reason.
+    pub async fn becomes(&self, scene: &Scene, state: &str, reason: &str) {
+        for _ in 0..150 {
+            let is = self.publication(scene);
+            if is["ioState"] == state && is["ioProblem"].as_str().unwrap_or_default().contains(reason) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        panic!("it did not become {state} {reason:?}: {:#}\n{}", self.publication(scene), scene.driver.log_tail(30));
+    }
+
+    /// Waits until its cgroup's file has this line.
+    pub async fn shows(&self, file: &str, part: &str) {
+        let path = self.cgroup().join(file);
+        for _ in 0..150 {
+            if fs::read_to_string(&path).is_ok_and(|text| text.contains(part)) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        panic!("{} does not come to show {part:?}: {:?}", path.display(), fs::read_to_string(&path));
+    }
+}
+
+/// The number of a disk, as cgroup files have it.
+pub fn number(disk: &Path) -> String {
+    let name = disk.file_name().unwrap().to_string_lossy().into_owned();
+    fs::read_to_string(format!("/sys/block/{name}/dev")).unwrap().trim().to_owned()
+}
+
+/// The line of a disk in a file of the root cgroup.
+pub fn root_line(file: &str, disk: &Path) -> String {
+    let text = fs::read_to_string(Path::new(CGROUPS).join(file)).unwrap();
+    let number = number(disk);
+    text.lines().find(|line| line.starts_with(&format!("{number} "))).unwrap_or_default().to_owned()
+}

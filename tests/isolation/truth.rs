@@ -1,0 +1,76 @@
+//! What is not so is not said to be so.
+
+use std::fs;
+
+use quarry_tests::in_vm::VolumeGroup;
+
+use crate::load::{READ, between, race, ratio};
+use crate::scene::{Scene, THICK, shell};
+use crate::tenant::{CGROUPS, Class, Tenant, configuration, number, root_line, with_io};
+
+#[tokio::test]
+async fn a_weight_without_a_model_is_not_enforced_and_is_not_said_to_be() {
+    let group = VolumeGroup::fresh("bare").unwrap();
+    let configuration = with_io(&group, "");
+    let scene = Scene::with_config(group, &configuration).await;
+    let a = Tenant::new(&scene, 1, Class::Guaranteed, &[THICK, &[("ioWeight", "100")]].concat()).await;
+    let b = Tenant::new(&scene, 2, Class::Guaranteed, &[THICK, &[("ioWeight", "800")]].concat()).await;
+    b.becomes(&scene, "not-enforced", "Uncalibrated").await;
+    between("100:800 on a disk without a model", ratio(&race(&[(&a, READ), (&b, READ)])), 0.7, 1.4);
+    let disk = &scene.group.disks()[0];
+    assert!(!root_line("io.cost.qos", disk).contains("enable=1"), "the disk is left alone");
+    for tenant in [a, b] {
+        tenant.end(&scene).await;
+    }
+}
+
+#[tokio::test]
+async fn a_disk_that_somebody_else_controls_is_left_alone() {
+    let group = VolumeGroup::fresh("foreign").unwrap();
+    let disk = group.disks()[0].clone();
+    let qos = format!("{CGROUPS}/io.cost.qos");
+    fs::write(&qos, format!("{} enable=1 ctrl=user min=50 max=100", number(&disk))).unwrap();
+    let configuration = configuration(&group, 90);
+    let scene = Scene::with_config(group, &configuration).await;
+    let tenant = Tenant::new(&scene, 1, Class::Guaranteed, &[THICK, &[("ioWeight", "800")]].concat()).await;
+    tenant.becomes(&scene, "not-enforced", "ForeignQosSettings").await;
+    assert!(root_line("io.cost.qos", &disk).contains("min=50"));
+    // When they let go of it, it is taken up.
+    fs::write(&qos, format!("{} enable=0", number(&disk))).unwrap();
+    tenant.becomes(&scene, "enforced", "").await;
+    tenant.end(&scene).await;
+}
+
+#[tokio::test]
+async fn what_somebody_changes_is_put_right_and_at_the_end_everything_is_put_back() {
+    let group = VolumeGroup::fresh("drift").unwrap();
+    let disk = group.disks()[0].clone();
+    let configuration = configuration(&group, 90);
+    let mut scene = Scene::with_config(group, &configuration).await;
+    let tenant = Tenant::new(&scene, 1, Class::Burstable, &[THICK, &[("ioWeight", "800")]].concat()).await;
+    tenant.becomes(&scene, "enforced", "").await;
+
+    let qos = format!("{CGROUPS}/io.cost.qos");
+    fs::write(&qos, format!("{} enable=0", number(&disk))).unwrap();
+    for _ in 0..100 {
+        if root_line("io.cost.qos", &disk).contains("enable=1") {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    }
+    assert!(root_line("io.cost.qos", &disk).contains("enable=1"));
+    fs::write(tenant.cgroup().join("io.weight"), format!("{} 1", number(&disk))).unwrap();
+    tenant.shows("io.weight", " 800\n").await;
+
+    // A new driver takes up what the last one set, and does not think it another's.
+    scene.driver.kill().unwrap();
+    scene.restart().await;
+    tenant.becomes(&scene, "enforced", "").await;
+
+    assert!(scene.driver.stop().unwrap().success());
+    scene.driver.restore_io().unwrap();
+    assert!(!root_line("io.cost.qos", &disk).contains("enable=1"), "{}", root_line("io.cost.qos", &disk));
+    assert!(!fs::read_to_string(tenant.cgroup().join("io.weight")).unwrap().contains(':'));
+    assert!(!fs::read_to_string(format!("{CGROUPS}/kubepods/burstable/io.weight")).unwrap().contains(':'));
+    shell("true");
+}
