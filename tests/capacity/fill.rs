@@ -77,8 +77,8 @@ fn fill(bed: &Bed) -> Result<()> {
     ensure!(found == expected, "pods are {found:?}, there was room for {expected:?}");
 
     // What is given back is known at once.
-    let node = text(&items(&pods)[0], "/spec/nodeName").to_owned();
-    let first = text(&items(&pods)[0], "/metadata/name").to_owned();
+    let first = items(&pods).iter().find(|pod| pod_ready(pod)).context("no pod runs")?;
+    let (node, first) = (text(first, "/spec/nodeName").to_owned(), text(first, "/metadata/name").to_owned());
     bed.delete_pod(&first)?;
     bed.kubectl.run(&format!("delete pvc {first} --wait=false"))?;
     let late = bed.running("late")?;

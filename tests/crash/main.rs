@@ -29,11 +29,7 @@ use quarry_tests::in_vm;
 use quarry_tests::sample::Sample;
 
 fn main() -> ExitCode {
-    if let Err(error) = in_vm::require() {
-        eprintln!("{error:#}");
-        return ExitCode::FAILURE;
-    }
-    let sample = match Sample::from_environment() {
+    let sample = match in_vm::require().and_then(|()| Sample::from_environment()) {
         Ok(sample) => sample,
         Err(error) => {
             eprintln!("{error:#}");

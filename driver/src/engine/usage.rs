@@ -8,9 +8,10 @@ use std::time::Duration;
 use crate::filesystem::{MountTable, MountTableError};
 use crate::lvm::dm::{DeviceMapper, DeviceStatus, DmError, Key};
 use crate::lvm::dm_name::{Layer, device_uuid};
-use crate::lvm::dm_status::{METADATA_BLOCK, PoolMode, PoolStatus, TargetStatus};
+use crate::lvm::dm_status::{METADATA_BLOCK, PoolMode, PoolStatus};
 use crate::lvm::metadata::LvmUuid;
 use crate::lvm::metadata::model::{LogicalVolume, VolumeGroup};
+use crate::lvm::pool;
 use crate::telemetry::chain;
 
 /// The kernel did not say.
@@ -202,23 +203,8 @@ async fn pool_fill(group: &VolumeGroup, pool: &LogicalVolume) -> Result<Option<F
 /// # Errors
 /// [`UsageError`].
 pub async fn pool_status(group: &VolumeGroup, pool: &LogicalVolume) -> Result<Option<PoolStatus>, UsageError> {
-    let (group, pool) = (group.uuid, pool.uuid);
-    ask(move |dm| {
-        // With volumes in it the pool proper is a hidden device; without any, it may be the visible one.
-        for layer in [Layer::ThinPool, Layer::Volume] {
-            let uuid = device_uuid(group, pool, layer);
-            let targets = dm.table_status(Key::Uuid(&uuid))?.unwrap_or_default();
-            let pool = targets.into_iter().find_map(|target| match target.status {
-                TargetStatus::ThinPool(status) => Some(status),
-                _ => None,
-            });
-            if pool.is_some() {
-                return Ok(pool);
-            }
-        }
-        Ok(None)
-    })
-    .await
+    let (group, uuid) = (group.uuid, pool.uuid);
+    ask(move |dm| Ok(pool::status(dm, group, uuid)?)).await
 }
 
 #[cfg(test)]

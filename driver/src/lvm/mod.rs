@@ -11,6 +11,7 @@ pub mod dm_name;
 pub mod dm_status;
 pub mod flush;
 pub mod metadata;
+pub mod pool;
 pub mod repair;
 pub mod report;
 pub mod runner;

@@ -1,5 +1,6 @@
 //! Finds and repairs what an LVM command left behind that was killed in mid-command: a suspended origin, a whole pool
-//! frozen, a table loaded and not taken into use, a pool whose kernel is a transaction behind its metadata, a new pool without a device.
+//! frozen, a table loaded and not taken into use, a pool whose kernel is a transaction behind its metadata, a new pool
+//! without a device.
 //!
 //! **Invariant.** Looking never changes anything and runs no process; a healthy group is not touched.
 
@@ -13,9 +14,10 @@ use std::time::Duration;
 use rustix::fs::{FlockOperation, flock};
 
 use super::dm::{DeviceMapper, DeviceStatus, DmError, Key};
-use super::dm_name::{Layer, device_uuid, split_device_name};
-use super::dm_status::{PoolStatus, TargetStatus};
-use super::metadata::model::{LogicalVolume, VolumeGroup};
+use super::dm_name::split_device_name;
+use super::dm_status::PoolStatus;
+use super::metadata::model::VolumeGroup;
+use super::pool;
 use super::runner::{LvmError, Runner};
 use super::verbs;
 use super::watch::WatchOptions;
@@ -103,7 +105,7 @@ pub async fn repair(runner: &dyn Runner, group: &VolumeGroup) -> Result<(), Repa
     let mut leftovers = look(group).await?;
     for round in 0..ROUNDS {
         if leftovers.is_empty() {
-            return activate_pools(runner, group).await;
+            break;
         }
         for leftover in &leftovers {
             tracing::warn!(vg = group.name, %leftover, "repairing what a killed command left behind");
@@ -181,7 +183,7 @@ fn is_stale(device: &DeviceStatus) -> bool {
 async fn activate_pools(runner: &dyn Runner, group: &VolumeGroup) -> Result<(), RepairError> {
     let looked = group.clone();
     for InactivePool { pool, parts } in tokio::task::spawn_blocking(move || inactive_pools(&looked)).await?? {
-        tracing::warn!(vg = group.name, pool, "activating a thin pool that a killed command left without a device");
+        tracing::warn!(vg = group.name, pool, "activating a thin pool that has no device");
         // LVM does not activate a pool of which a part has a device by itself.
         let parts = parts.iter().map(|part| verbs::deactivate(&group.name, part));
         for command in parts.chain([verbs::activate(&group.name, &pool)]) {
@@ -204,33 +206,17 @@ fn inactive_pools(group: &VolumeGroup) -> Result<Vec<InactivePool>, DmError> {
     let dm = DeviceMapper::open()?;
     let mut inactive = Vec::new();
     for volume in group.logical_volumes.values().filter(|volume| volume.has_tag(POOL_MARK)) {
-        let Some(pool) = volume.thin_pool() else { continue };
-        if pool_target(&dm, group, volume)?.is_some() {
+        let Some(segment) = volume.thin_pool() else { continue };
+        if pool::status(&dm, group.uuid, volume.uuid)?.is_some() {
             continue;
         }
         let names = dm.lvm_devices(Some(group.uuid))?.into_iter();
         let devices: Vec<String> =
             names.filter_map(|device| split_device_name(&device.name).map(|(_, volume)| volume)).collect();
-        let parts = [&volume.name, &pool.metadata, &pool.data].into_iter().filter(|part| devices.contains(part));
+        let parts = [&volume.name, &segment.metadata, &segment.data].into_iter().filter(|part| devices.contains(part));
         inactive.push(InactivePool { pool: volume.name.clone(), parts: parts.cloned().collect() });
     }
     Ok(inactive)
-}
-
-/// What the kernel says of a pool: with volumes in it its device is a hidden one, without any it may be the visible one.
-fn pool_target(dm: &DeviceMapper, group: &VolumeGroup, pool: &LogicalVolume) -> Result<Option<PoolStatus>, DmError> {
-    for layer in [Layer::ThinPool, Layer::Volume] {
-        let uuid = device_uuid(group.uuid, pool.uuid, layer);
-        let targets = dm.table_status(Key::Uuid(&uuid))?.unwrap_or_default();
-        let found = targets.into_iter().find_map(|target| match target.status {
-            TargetStatus::ThinPool(status) => Some(status),
-            _ => None,
-        });
-        if found.is_some() {
-            return Ok(found);
-        }
-    }
-    Ok(None)
 }
 
 /// What is not as it should be.
@@ -251,9 +237,9 @@ fn look_blocking(group: &VolumeGroup) -> Result<Vec<Leftover>, RepairError> {
     let suspended = devices.into_iter().filter(|device| device.suspended);
     leftovers.extend(suspended.map(|device| Leftover::Suspended { device: device.name }));
     for volume in group.logical_volumes.values() {
-        let Some(pool) = volume.thin_pool() else { continue };
-        let Some(PoolStatus::Working(working)) = pool_target(&dm, group, volume)? else { continue };
-        let (metadata, kernel) = (pool.transaction_id, working.transaction_id);
+        let Some(segment) = volume.thin_pool() else { continue };
+        let Some(PoolStatus::Working(working)) = pool::status(&dm, group.uuid, volume.uuid)? else { continue };
+        let (metadata, kernel) = (segment.transaction_id, working.transaction_id);
         if metadata != kernel {
             leftovers.push(Leftover::PoolBehind { pool: volume.name.clone(), metadata, kernel });
         }
