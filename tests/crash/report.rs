@@ -71,6 +71,7 @@ impl Report {
             println!("{:<job$}  {:<operation$}  {:<point$}  {outcome}", line.job, line.operation, line.point);
         }
         let failed = lines.iter().filter(|line| line.outcome.is_err()).count();
-        println!("\n{}: {} passed, {failed} failed", self.sample, lines.len() - failed);
+        // The test bed reads the last line.
+        println!("\ntried: {}\n{} passed, {failed} failed", self.sample, lines.len() - failed);
     }
 }

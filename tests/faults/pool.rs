@@ -24,6 +24,7 @@ async fn a_pool_full_of_data_takes_no_volume_until_one_is_deleted() {
     shell(&format!("! {} && grep -q 'No space left' /run/said", fill("pvc-2", 1)));
 
     assert_eq!(node.room(THIN).await.unwrap(), 0);
+    node.tells_of(&["thin pool quarry-pool of volume group", "full of data"]).await;
     let again = node.create(block("pvc-3", 32 * MIB, THIN)).await;
     refused(again, Code::ResourceExhausted, &["node-1", node.sick.name(), "at most 0"]);
     assert!(node.room(SICK).await.unwrap() > 0, "thick volumes have room of their own");
@@ -59,10 +60,12 @@ async fn a_pool_full_of_metadata_takes_no_volume_until_it_is_repaired_and_enlarg
         assert_eq!(node.get("node-1/pvc-1").await.unwrap().volume_id, "node-1/pvc-1");
     };
     full().await;
+    node.tells_of(&["thin pool quarry-pool of volume group", "nearly full", "--poolmetadatasize"]).await;
     // Whoever writes now has the pool turn read-only.
     let device = format!("/dev/{vg}/pvc-1");
     shell(&format!("! dd if=/dev/zero of={device} bs=1M count=190 oflag=direct status=none 2>/run/said"));
     full().await;
+    node.tells_of(&["thin pool quarry-pool of volume group", "read-only", "lvconvert --repair"]).await;
     node.made("thick", SICK).await.unwrap();
     node.other_group_is_served("well").await;
 

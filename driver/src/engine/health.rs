@@ -1,11 +1,11 @@
 //! What is not in order with the volume groups and the journal, told from what is known: asking looks at no disk and runs no process.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::telemetry::health::{Check, Fault};
 
-use super::Engine;
+use super::{Engine, Reading};
 
 /// A volume group as metrics show it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,6 +75,7 @@ impl Check for Engine {
                 let reason = format!("the command lvm {verb} does not end");
                 faults.push(Fault { subject: self.subject(group.name()), reason, since: Some(age) });
             }
+            faults.extend(self.pool_faults(&group.known()));
         }
         let journal = self.journal.status();
         if let Some(reason) = journal.failing {
@@ -90,6 +91,19 @@ impl Check for Engine {
 }
 
 impl Engine {
+    /// What the kernel last said against a group's thin pools.
+    fn pool_faults(&self, reading: &Reading) -> Vec<Fault> {
+        let classes = self.config.device_classes.iter().filter(|class| class.volume_group == reading.name());
+        let pools: BTreeSet<&str> = classes.map(|class| class.thin_pool.as_str()).collect();
+        let group = &reading.state().group;
+        let faults = pools.into_iter().filter_map(|name| {
+            let (trouble, since) = self.gauge.trouble(group.logical_volume(name)?.uuid)?;
+            let subject = format!("thin pool {name} of {}", self.subject(reading.name()));
+            Some(Fault { subject, reason: trouble.to_string(), since: Some(since) })
+        });
+        faults.collect()
+    }
+
     fn hangs_after(&self) -> Duration {
         self.config.timeouts.answer()
     }

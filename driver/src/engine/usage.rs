@@ -1,9 +1,9 @@
 //! What the kernel says of a volume: whether it has a device, and who uses it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::filesystem::{MountTable, MountTableError};
 use crate::lvm::dm::{DeviceMapper, DeviceStatus, DmError, Key};
@@ -13,6 +13,7 @@ use crate::lvm::metadata::LvmUuid;
 use crate::lvm::metadata::model::{LogicalVolume, VolumeGroup};
 use crate::lvm::pool;
 use crate::telemetry::chain;
+use crate::volume::capacity::usable_metadata;
 
 /// The kernel did not say.
 #[derive(Debug, thiserror::Error)]
@@ -80,8 +81,48 @@ const FILL_LIMIT: Duration = Duration::from_secs(2);
 #[derive(Debug, Default)]
 pub struct Gauge {
     pools: Mutex<BTreeMap<LvmUuid, Arc<tokio::sync::Mutex<()>>>>,
-    /// The pools of which the last question failed.
-    troubled: Mutex<BTreeSet<LvmUuid>>,
+    /// What the last question found amiss, and when it was first found.
+    troubled: Mutex<BTreeMap<LvmUuid, (Trouble, Instant)>>,
+}
+
+/// What is amiss with a thin pool.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Trouble {
+    /// The kernel gave it up, or cannot tell.
+    #[error("the kernel says that it failed: its volumes can neither be read nor written")]
+    Failed,
+    /// Its metadata is full or damaged.
+    #[error("it is read-only and must be repaired (lvconvert --repair): its metadata is full or damaged")]
+    ReadOnly,
+    /// Every block is used.
+    #[error("it is full of data: writes that need a new block fail")]
+    NoData,
+    /// More of its metadata is used than may be: what is kept free keeps the pool from turning read-only.
+    #[error("its metadata is nearly full: enlarge it (lvextend --poolmetadatasize) before it turns read-only")]
+    NoMetadata,
+    /// The kernel did not tell.
+    #[error("its fill cannot be read: {0}")]
+    Unmeasured(String),
+}
+
+impl Trouble {
+    /// What a working pool's status says to it, if anything.
+    fn of(status: &PoolStatus) -> Option<Self> {
+        match status {
+            PoolStatus::Failed | PoolStatus::Unknown => Some(Self::Failed),
+            PoolStatus::Working(pool) if pool.mode == PoolMode::ReadOnly || pool.needs_check => Some(Self::ReadOnly),
+            PoolStatus::Working(pool) if pool.mode == PoolMode::OutOfDataSpace => Some(Self::NoData),
+            PoolStatus::Working(pool) if pool.used_metadata_blocks >= usable_metadata(pool.total_metadata_blocks) => {
+                Some(Self::NoMetadata)
+            }
+            PoolStatus::Working(_) => None,
+        }
+    }
+
+    /// Whether nothing can be written any more, so that figures mean nothing.
+    fn is_failure(&self) -> bool {
+        matches!(self, Self::Failed | Self::ReadOnly)
+    }
 }
 
 impl Gauge {
@@ -91,21 +132,42 @@ impl Gauge {
     /// [`UsageError`], also when the pool is not active, or the kernel does not answer in time.
     pub async fn fill(&self, group: &Arc<VolumeGroup>, pool: &LogicalVolume) -> Result<Option<Fill>, UsageError> {
         let (vg, lv) = (Arc::clone(group), pool.clone());
-        let fill = self.in_turn(pool.uuid, async move { pool_fill(&vg, &lv).await }).await;
+        let status = self.in_turn(pool.uuid, async move { active_status(&vg, &lv).await }).await;
         let slow = || Err(UsageError::Slow { vg: group.name.clone(), pool: pool.name.clone() });
-        let fill = fill.unwrap_or_else(slow);
-        // Asked once a second, told once.
-        let (vg, name) = (&group.name, &pool.name);
-        match &fill {
-            Err(error) if lock(&self.troubled).insert(pool.uuid) => {
-                tracing::warn!(vg, pool = name, error = chain(error), "cannot read the thin pool's fill");
+        let status = status.unwrap_or_else(slow);
+        let trouble = match &status {
+            Ok(status) => Trouble::of(status),
+            Err(error) => Some(Trouble::Unmeasured(chain(error))),
+        };
+        self.note(&group.name, pool, trouble.clone());
+        Ok(match status? {
+            PoolStatus::Working(pool) if !trouble.is_some_and(|trouble| trouble.is_failure()) => Some(Fill {
+                data_used_blocks: pool.used_data_blocks,
+                metadata_used: pool.used_metadata_blocks.saturating_mul(METADATA_BLOCK),
+            }),
+            _ => None,
+        })
+    }
+
+    /// What was amiss with a pool when it was last asked about, and for how long it has been.
+    #[must_use]
+    pub fn trouble(&self, pool: LvmUuid) -> Option<(Trouble, Duration)> {
+        lock(&self.troubled).get(&pool).map(|(trouble, since)| (trouble.clone(), since.elapsed()))
+    }
+
+    /// Asked once a second, told once.
+    fn note(&self, vg: &str, pool: &LogicalVolume, trouble: Option<Trouble>) {
+        let mut troubled = lock(&self.troubled);
+        match trouble {
+            Some(trouble) if troubled.get(&pool.uuid).is_none_or(|(before, _)| *before != trouble) => {
+                tracing::warn!(vg, pool = pool.name, "not in order, the thin pool: {trouble}");
+                troubled.insert(pool.uuid, (trouble, Instant::now()));
             }
-            Ok(_) if lock(&self.troubled).remove(&pool.uuid) => {
-                tracing::info!(vg, pool = name, "the thin pool's fill can be read again");
+            None if troubled.remove(&pool.uuid).is_some() => {
+                tracing::info!(vg, pool = pool.name, "the thin pool is in order again");
             }
             _ => {}
         }
-        fill
     }
 
     /// Asks when no question about the pool is under way any more; nothing where there is no answer in time.
@@ -182,19 +244,11 @@ fn holders(number: &str) -> Vec<String> {
     found
 }
 
-async fn pool_fill(group: &VolumeGroup, pool: &LogicalVolume) -> Result<Option<Fill>, UsageError> {
-    let Some(status) = pool_status(group, pool).await? else {
+async fn active_status(group: &VolumeGroup, pool: &LogicalVolume) -> Result<PoolStatus, UsageError> {
+    pool_status(group, pool).await?.ok_or_else(|| {
         let action = format!("tell the fill of {}/{}", group.name, pool.name);
         let source = std::io::Error::new(std::io::ErrorKind::NotFound, "the pool is not active");
-        return Err(DmError::Refused { action, source }.into());
-    };
-    Ok(match status {
-        // Out of data space is a figure like others: no room. Read-only is a failure.
-        PoolStatus::Working(pool) if pool.mode != PoolMode::ReadOnly && !pool.needs_check => Some(Fill {
-            data_used_blocks: pool.used_data_blocks,
-            metadata_used: pool.used_metadata_blocks.saturating_mul(METADATA_BLOCK),
-        }),
-        _ => None,
+        DmError::Refused { action, source }.into()
     })
 }
 
@@ -214,6 +268,39 @@ mod tests {
     use tokio::sync::Notify;
 
     use super::*;
+    use crate::lvm::dm_status::{Discards, PoolUse};
+
+    fn status(mode: PoolMode, used_metadata_blocks: u64, needs_check: bool) -> PoolStatus {
+        PoolStatus::Working(PoolUse {
+            transaction_id: 1,
+            used_metadata_blocks,
+            total_metadata_blocks: 1000,
+            used_data_blocks: 5,
+            total_data_blocks: 10,
+            mode,
+            discards: Discards::PassDown,
+            error_if_no_space: true,
+            needs_check,
+        })
+    }
+
+    #[test]
+    fn what_is_amiss_with_a_pool_is_told_by_its_status() {
+        use PoolMode::{OutOfDataSpace, ReadOnly, ReadWrite};
+        let cases = [
+            (status(ReadWrite, 10, false), None),
+            (status(ReadWrite, 899, false), None),
+            (status(ReadWrite, 900, false), Some(Trouble::NoMetadata)),
+            (status(OutOfDataSpace, 10, false), Some(Trouble::NoData)),
+            (status(ReadOnly, 10, false), Some(Trouble::ReadOnly)),
+            (status(OutOfDataSpace, 10, true), Some(Trouble::ReadOnly)),
+            (PoolStatus::Failed, Some(Trouble::Failed)),
+            (PoolStatus::Unknown, Some(Trouble::Failed)),
+        ];
+        for (status, trouble) in cases {
+            assert_eq!(Trouble::of(&status), trouble, "{status:?}");
+        }
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_kernel_that_does_not_answer_is_asked_once() {

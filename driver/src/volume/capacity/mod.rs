@@ -14,7 +14,7 @@ use super::Bytes;
 use super::size::{GIB, MIB};
 
 pub use ledger::{Demand, Ledger, PoolStep, fit_in_any_order};
-pub use pool::{Pool, PoolGrowth, PoolPlan, PoolSpace, Unusable};
+pub use pool::{Pool, PoolGrowth, PoolPlan, PoolSpace, Unusable, usable_metadata};
 
 /// What a device class's configuration says about room.
 #[derive(Debug, Clone, PartialEq)]

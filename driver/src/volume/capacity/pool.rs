@@ -75,13 +75,19 @@ const METADATA_KEPT_PERCENT: u64 = 10;
 /// The largest metadata that the kernel can use: `DM_THIN_MAX_METADATA`, 15.81 GiB, less a MiB.
 const LARGEST_METADATA: u64 = 16_191 * MIB;
 
+/// What of a pool's metadata may be used before no volume fits any more, in the unit of `size`.
+#[must_use]
+pub const fn usable_metadata(size: u64) -> u64 {
+    size - size / 100 * METADATA_KEPT_PERCENT
+}
+
 impl PoolSpace {
     /// The largest volume, in whole blocks.
     pub(super) fn room(&self, ratio: f64) -> Room {
         let promise = scale(self.size, ratio).0.saturating_sub(self.promised.0);
         let data = self.size.0.saturating_sub(self.data_used.0);
         // All volumes may be written full one day, and what is in use now may be in use by what no volume shows.
-        let usable = self.metadata_size.0 - self.metadata_size.0 / 100 * METADATA_KEPT_PERCENT;
+        let usable = usable_metadata(self.metadata_size.0);
         let mappable = |metadata: u64| (metadata / WORST_PER_BLOCK).saturating_mul(self.chunk.0);
         let written = mappable(usable.saturating_sub(self.metadata_used.0));
         let metadata = mappable(usable).saturating_sub(self.promised.0).min(written);
