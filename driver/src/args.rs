@@ -31,6 +31,11 @@ pub enum Command {
     Forget(ForgetArgs),
     /// Delete a volume that nobody has asked for (`volumes` shows it as orphan, unanswered or adopted).
     RemoveOrphan(RemoveOrphanArgs),
+    /// Measure the speed of disks on a scratch volume, so that weights on them hold.
+    Calibrate(CalibrateArgs),
+    /// What `calibrate` has a process do.
+    #[command(hide = true)]
+    IoProbe(IoProbeArgs),
     /// Put back what was changed on disks and cgroups for weights and limits; for when the driver goes for good.
     RestoreIo(RestoreIoArgs),
 }
@@ -157,6 +162,54 @@ pub struct RemoveOrphanArgs {
     pub admin: AdminArgs,
     /// The volume, by the name that `volumes` shows.
     pub volume: String,
+}
+
+/// Options of `calibrate`.
+#[derive(Debug, Args)]
+pub struct CalibrateArgs {
+    /// The driver's CSI socket, as a path or a `unix://` URL.
+    #[arg(long, env = "CSI_ENDPOINT", default_value = "/csi/csi.sock", value_parser = socket_path)]
+    pub csi_socket: PathBuf,
+    /// Seconds to wait for the answer; the driver goes on all the same.
+    #[arg(long, default_value_t = 900)]
+    pub timeout_seconds: u64,
+    /// Disks by their names in /sys/block, e.g. nvme0n1; all that lie below device classes where none is named.
+    pub disks: Vec<String>,
+}
+
+/// Options of `io-probe`.
+#[derive(Debug, Args)]
+pub struct IoProbeArgs {
+    /// The device, whose contents are lost.
+    #[arg(long)]
+    pub device: PathBuf,
+    /// The folder of the cgroup to enter first.
+    #[arg(long)]
+    pub cgroup: Option<PathBuf>,
+    /// The first byte that is used.
+    #[arg(long)]
+    pub start: u64,
+    /// How many bytes are used.
+    #[arg(long)]
+    pub length: u64,
+    /// Bytes of an operation.
+    #[arg(long)]
+    pub block: u64,
+    /// Operations at once.
+    #[arg(long)]
+    pub depth: u32,
+    /// How many of a hundred operations are reads.
+    #[arg(long)]
+    pub reads_percent: u8,
+    /// One after the other instead of anywhere.
+    #[arg(long)]
+    pub sequential: bool,
+    /// Ends after the last byte, when it comes to that.
+    #[arg(long)]
+    pub once: bool,
+    /// Ends after this time.
+    #[arg(long)]
+    pub milliseconds: u64,
 }
 
 /// Options of `restore-io`.

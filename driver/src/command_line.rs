@@ -44,6 +44,8 @@ async fn execute(cli: Cli) -> anyhow::Result<()> {
         Command::Probe(args) => run::probe(&args).await,
         Command::Volumes(args) => print(command::volumes(&args).await),
         Command::Forget(args) => print(command::forget(&args).await),
+        Command::Calibrate(args) => print(command::calibrate(&args).await),
+        Command::IoProbe(args) => print(command::io_probe(&args)),
         Command::RestoreIo(args) => print(run::restore_io(&args).await),
         Command::RemoveOrphan(args) => print(command::remove_orphan(&args).await),
         Command::Run(args) => {

@@ -36,6 +36,7 @@ use crate::engine::{Engine, Settings};
 use crate::exec::{Exec, Tools};
 use crate::filesystem::Filesystems;
 use crate::io::Control;
+use crate::io::calibrate::{Calibrator, Ground};
 use crate::io::control::{Places, Tenants};
 use crate::journal::{Journal, JournalCheck, Rebuilt, SledJournal};
 use crate::telemetry::health::{Check, Fault, Health};
@@ -128,6 +129,14 @@ pub async fn run(args: RunArgs, ending: Ending) -> anyhow::Result<()> {
     if let Some(shares) = &shares {
         tokio::spawn(Arc::clone(shares).run(Arc::clone(&engine) as Arc<dyn Tenants>, end.clone()));
     }
+    let calibrator = shares.as_ref().map(|shares| {
+        let calibrator = Calibrator::new(Arc::clone(shares), Arc::clone(&engine) as Arc<dyn Ground>, exec.clone());
+        let calibrator = Arc::new(calibrator);
+        if shares.calibrates_by_itself() {
+            tokio::spawn(Arc::clone(&calibrator).run(ending.asked.clone()));
+        }
+        calibrator
+    });
     let watch = tokio::spawn(Arc::clone(&engine).watch(end.clone()));
     let announce = tokio::spawn(Arc::clone(&engine).announce(end.clone()));
     let audit = tokio::spawn(Arc::clone(&engine).audit(end.clone()));
@@ -170,7 +179,7 @@ pub async fn run(args: RunArgs, ending: Ending) -> anyhow::Result<()> {
         )))
         .add_service(NodeServer::new(node))
         .add_service(CapacityServer::new(CapacityService::new(Arc::clone(&engine), claims, ending.asked.clone())))
-        .add_service(AdminServer::new(AdminService::new(Arc::clone(&engine), detached.clone(), shares)))
+        .add_service(AdminServer::new(AdminService::new(Arc::clone(&engine), detached.clone(), shares, calibrator)))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), end.clone().cancelled_owned());
     let mut server = tokio::spawn(server);
     let served = tokio::select! {

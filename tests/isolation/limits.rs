@@ -1,17 +1,16 @@
 //! Limits.
 
-use quarry_tests::in_vm::VolumeGroup;
 use tonic::Code;
 
 use crate::load::{READ, WRITE, between, race};
 use crate::scene::{Scene, THICK, THIN, refused, shell};
-use crate::tenant::{Class, Tenant, with_io};
+use crate::tenant::{Class, Tenant, fresh, with_io};
 
 #[tokio::test]
 async fn limits_hold_and_change_while_the_volume_is_used() {
     // Of the first 256 numbers none is left: the volumes get numbers that do not fit into eight bits.
     shell("for n in $(seq 0 255); do dmsetup create filler$n --table '0 8 zero'; done");
-    let group = VolumeGroup::fresh("limits").unwrap();
+    let group = fresh("limits");
     let configuration = with_io(&group, "");
     let mut scene = Scene::with_config(group, &configuration).await;
     let asks = [THIN, &[("readIops", "100"), ("writeIops", "50")]].concat();
@@ -55,7 +54,7 @@ async fn limits_hold_and_change_while_the_volume_is_used() {
 
 #[tokio::test]
 async fn a_limit_is_of_its_own_volume_alone_and_goes_with_the_pod() {
-    let group = VolumeGroup::fresh("alone").unwrap();
+    let group = fresh("alone");
     let configuration = with_io(&group, "");
     let scene = Scene::with_config(group, &configuration).await;
     let limited = Tenant::new(&scene, 1, Class::Guaranteed, &[THICK, &[("readBps", "409600")]].concat()).await;

@@ -12,10 +12,18 @@ pub struct Job {
     pub rw: &'static str,
     /// Operations at once.
     pub depth: u32,
+    /// Whether each write is synced.
+    pub sync: bool,
 }
 
-pub const READ: Job = Job { rw: "randread", depth: 32 };
-pub const WRITE: Job = Job { rw: "randwrite", depth: 32 };
+impl Job {
+    pub const fn new(rw: &'static str, depth: u32) -> Self {
+        Self { rw, depth, sync: false }
+    }
+}
+
+pub const READ: Job = Job::new("randread", 32);
+pub const WRITE: Job = Job::new("randwrite", 32);
 
 /// Runs all at the same time for some seconds; the operations a second of each.
 pub fn race(tenants: &[(&Tenant, Job)]) -> Vec<f64> {
@@ -24,10 +32,11 @@ pub fn race(tenants: &[(&Tenant, Job)]) -> Vec<f64> {
     let mut script = "pids=\n".to_owned();
     for (index, (tenant, job)) in tenants.iter().enumerate() {
         let (cgroup, device) = (tenant.cgroup().display().to_string(), tenant.device().display().to_string());
-        let Job { rw, depth } = job;
+        let Job { rw, depth, sync } = job;
+        let sync = u8::from(*sync);
         script.push_str(&format!(
             "sh -c 'echo $$ > {cgroup}/cgroup.procs && exec fio --name=t{index} --filename={device} --ioengine=libaio --direct=1 \
-             --bs=4k --rw={rw} --iodepth={depth} --time_based --runtime=8 --ramp_time=3 --randrepeat=0 \
+             --bs=4k --rw={rw} --iodepth={depth} --sync={sync} --time_based --runtime=8 --ramp_time=3 --randrepeat=0 \
              --output-format=json --output={}' & pids=\"$pids $!\"\n",
             output(index)
         ));

@@ -6,6 +6,7 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a step of a test that fails is a panic, in helpers too")]
 
+mod calibration;
 mod limits;
 mod load;
 #[expect(dead_code, reason = "the kernel suite needs more of it")]

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use quarry_proto::csi::v1 as csi;
-use quarry_tests::in_vm::VolumeGroup;
+use quarry_tests::in_vm::{VgOptions, VolumeGroup};
 use serde_json::Value;
 use tonic::Status;
 
@@ -16,11 +16,32 @@ use crate::scene::{MIB, Scene, block, map, shell};
 /// The root of cgroup v2.
 pub const CGROUPS: &str = "/sys/fs/cgroup";
 /// What a disk of this machine does.
-pub const IOPS: u64 = 600;
+pub const IOPS: f64 = 600.0;
+
+/// A fresh group, on a disk that nobody has set up.
+pub fn fresh(test: &str) -> VolumeGroup {
+    with(test, &VgOptions::default())
+}
+
+/// The same, made with options.
+pub fn with(test: &str, options: &VgOptions) -> VolumeGroup {
+    let group = VolumeGroup::with(test, options).unwrap();
+    for disk in group.disks() {
+        untouched(disk);
+    }
+    group
+}
+
+/// Takes away what a driver that was killed left on a disk.
+pub fn untouched(disk: &Path) {
+    let name = disk.file_name().unwrap().to_string_lossy().into_owned();
+    fs::write(format!("{CGROUPS}/io.cost.qos"), format!("{} enable=0", number(disk))).unwrap();
+    fs::write(format!("/sys/block/{name}/queue/scheduler"), "none").unwrap();
+}
 
 /// A driver's configuration with a model of the group's disks at this share of their true speed.
-pub fn configuration(group: &VolumeGroup, percent: u64) -> String {
-    let iops = IOPS * percent / 100;
+pub fn configuration(group: &VolumeGroup, percent: f64) -> String {
+    let iops = IOPS * percent / 100.0;
     let models: Vec<String> = group
         .disks()
         .iter()
@@ -155,7 +176,12 @@ impl Tenant {
 
     /// Waits until the driver says this of its share, with this in the reason.
     pub async fn becomes(&self, scene: &Scene, state: &str, reason: &str) {
-        for _ in 0..150 {
+        self.becomes_within(scene, Duration::from_secs(30), state, reason).await;
+    }
+
+    /// The same with more patience.
+    pub async fn becomes_within(&self, scene: &Scene, patience: Duration, state: &str, reason: &str) {
+        for _ in 0..patience.as_millis() / 200 {
             let is = self.publication(scene);
             if is["ioState"] == state && is["ioProblem"].as_str().unwrap_or_default().contains(reason) {
                 return;
@@ -175,6 +201,15 @@ impl Tenant {
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
         panic!("{} does not come to show {part:?}: {:?}", path.display(), fs::read_to_string(&path));
+    }
+}
+
+/// What a failed test leaves would look like a user of the next one's volumes.
+impl Drop for Tenant {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            shell(&format!("while umount {} 2>/dev/null; do :; done", self.device().display()));
+        }
     }
 }
 

@@ -2,16 +2,14 @@
 
 use std::fs;
 
-use quarry_tests::in_vm::VolumeGroup;
-
-use crate::load::{READ, between, race, ratio};
-use crate::scene::{Scene, THICK, shell};
-use crate::tenant::{CGROUPS, Class, Tenant, configuration, number, root_line, with_io};
+use crate::load::{Job, READ, between, race, ratio};
+use crate::scene::{Scene, THICK, THIN, shell};
+use crate::tenant::{CGROUPS, Class, Tenant, configuration, fresh, number, root_line, with_io};
 
 #[tokio::test]
 async fn a_weight_without_a_model_is_not_enforced_and_is_not_said_to_be() {
-    let group = VolumeGroup::fresh("bare").unwrap();
-    let configuration = with_io(&group, "");
+    let group = fresh("bare");
+    let configuration = with_io(&group, "io: {calibration: onRequest}\n");
     let scene = Scene::with_config(group, &configuration).await;
     let a = Tenant::new(&scene, 1, Class::Guaranteed, &[THICK, &[("ioWeight", "100")]].concat()).await;
     let b = Tenant::new(&scene, 2, Class::Guaranteed, &[THICK, &[("ioWeight", "800")]].concat()).await;
@@ -26,11 +24,11 @@ async fn a_weight_without_a_model_is_not_enforced_and_is_not_said_to_be() {
 
 #[tokio::test]
 async fn a_disk_that_somebody_else_controls_is_left_alone() {
-    let group = VolumeGroup::fresh("foreign").unwrap();
+    let group = fresh("foreign");
     let disk = group.disks()[0].clone();
     let qos = format!("{CGROUPS}/io.cost.qos");
     fs::write(&qos, format!("{} enable=1 ctrl=user min=50 max=100", number(&disk))).unwrap();
-    let configuration = configuration(&group, 90);
+    let configuration = configuration(&group, 90.0);
     let scene = Scene::with_config(group, &configuration).await;
     let tenant = Tenant::new(&scene, 1, Class::Guaranteed, &[THICK, &[("ioWeight", "800")]].concat()).await;
     tenant.becomes(&scene, "not-enforced", "ForeignQosSettings").await;
@@ -43,9 +41,9 @@ async fn a_disk_that_somebody_else_controls_is_left_alone() {
 
 #[tokio::test]
 async fn what_somebody_changes_is_put_right_and_at_the_end_everything_is_put_back() {
-    let group = VolumeGroup::fresh("drift").unwrap();
+    let group = fresh("drift");
     let disk = group.disks()[0].clone();
-    let configuration = configuration(&group, 90);
+    let configuration = configuration(&group, 90.0);
     let mut scene = Scene::with_config(group, &configuration).await;
     let tenant = Tenant::new(&scene, 1, Class::Burstable, &[THICK, &[("ioWeight", "800")]].concat()).await;
     tenant.becomes(&scene, "enforced", "").await;
@@ -73,4 +71,51 @@ async fn what_somebody_changes_is_put_right_and_at_the_end_everything_is_put_bac
     assert!(!fs::read_to_string(tenant.cgroup().join("io.weight")).unwrap().contains(':'));
     assert!(!fs::read_to_string(format!("{CGROUPS}/kubepods/burstable/io.weight")).unwrap().contains(':'));
     shell("true");
+}
+
+#[tokio::test]
+async fn a_model_that_is_too_fast_is_found_out_while_pods_are_at_work() {
+    let group = fresh("toofast");
+    let configuration = configuration(&group, 200.0);
+    let scene = Scene::with_config(group, &configuration).await;
+    let a = Tenant::new(&scene, 1, Class::Guaranteed, &[THICK, &[("ioWeight", "100")]].concat()).await;
+    let b = Tenant::new(&scene, 2, Class::Guaranteed, &[THICK, &[("ioWeight", "800")]].concat()).await;
+    for tenant in [&a, &b] {
+        // The kernel shows all that it was given; that it does not help is seen in use.
+        tenant.becomes(&scene, "enforced", "").await;
+    }
+    between("1:8 by a model of twice the speed", ratio(&race(&[(&a, READ), (&b, READ)])), 0.7, 2.0);
+    for tenant in [&a, &b] {
+        tenant.becomes(&scene, "not-enforced", "DiskBehindModel").await;
+    }
+    for tenant in [a, b] {
+        tenant.end(&scene).await;
+    }
+}
+
+#[tokio::test]
+async fn two_that_sync_in_one_thin_pool_are_not_said_to_have_their_shares() {
+    let group = fresh("syncs");
+    let configuration = configuration(&group, 90.0);
+    let scene = Scene::with_config(group, &configuration).await;
+    let asks = |weight| [THIN, &[("ioWeight", weight)]].concat();
+    let a = Tenant::new(&scene, 1, Class::Guaranteed, &asks("100")).await;
+    let b = Tenant::new(&scene, 2, Class::Guaranteed, &asks("800")).await;
+    for tenant in [&a, &b] {
+        tenant.becomes(&scene, "enforced", "").await;
+    }
+    let syncs = |depth| Job { sync: true, ..Job::new("randwrite", depth) };
+    let iops = race(&[(&a, syncs(16)), (&b, syncs(2))]);
+    assert!(ratio(&iops) < 4.0, "the weights do not hold here: {iops:?}");
+    for tenant in [&a, &b] {
+        tenant.becomes(&scene, "not-enforced", "SyncsShareThinPool").await;
+    }
+    // One of them alone has its share.
+    race(&[(&a, syncs(16)), (&b, READ)]);
+    race(&[(&a, syncs(16)), (&b, READ)]);
+    race(&[(&a, syncs(16)), (&b, READ)]);
+    b.becomes(&scene, "enforced", "").await;
+    for tenant in [a, b] {
+        tenant.end(&scene).await;
+    }
 }

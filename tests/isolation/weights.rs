@@ -1,15 +1,13 @@
 //! Weights.
 
-use quarry_tests::in_vm::VolumeGroup;
-
 use crate::load::{Job, READ, WRITE, between, race, ratio};
 use crate::scene::{Scene, THICK, THIN};
-use crate::tenant::{Class, Tenant, configuration, root_line, with_io};
+use crate::tenant::{Class, Tenant, configuration, fresh, root_line, with_io};
 
 /// A group with a driver that knows its disk's speed, and two guaranteed pods on it.
 async fn two(test: &str, kind: &[(&str, &str)]) -> (Scene, Tenant, Tenant) {
-    let group = VolumeGroup::fresh(test).unwrap();
-    let configuration = configuration(&group, 90);
+    let group = fresh(test);
+    let configuration = configuration(&group, 90.0);
     let scene = Scene::with_config(group, &configuration).await;
     let a = Tenant::new(&scene, 1, Class::Guaranteed, &[kind, &[("ioWeight", "100")]].concat()).await;
     let b = Tenant::new(&scene, 2, Class::Guaranteed, &[kind, &[("ioWeight", "100")]].concat()).await;
@@ -34,8 +32,8 @@ async fn thick_volumes_get_the_shares_that_they_ask_for() {
     give(&scene, &b, "800").await;
     between("1:8", ratio(&race(&[(&a, READ), (&b, READ)])), 6.0, 10.0);
     // A neighbour's deep queue takes nothing from a shallow one.
-    let noisy = Job { rw: "randread", depth: 256 };
-    let quiet = Job { rw: "randread", depth: 4 };
+    let noisy = Job::new("randread", 256);
+    let quiet = Job::new("randread", 4);
     give(&scene, &b, "100").await;
     let iops = race(&[(&a, noisy), (&b, quiet)]);
     between("the quiet one's part of all", iops[1] / (iops[0] + iops[1]), 0.4, 0.6);
@@ -62,8 +60,8 @@ async fn overwritten_thin_volumes_get_the_shares_that_they_ask_for() {
 
 #[tokio::test]
 async fn pods_of_all_classes_compare_as_if_there_were_none() {
-    let group = VolumeGroup::fresh("classes").unwrap();
-    let configuration = configuration(&group, 90);
+    let group = fresh("classes");
+    let configuration = configuration(&group, 90.0);
     let scene = Scene::with_config(group, &configuration).await;
     let asks = |weight| [THICK, &[("ioWeight", weight)]].concat();
     let guaranteed = Tenant::new(&scene, 1, Class::Guaranteed, &asks("100")).await;
@@ -88,7 +86,7 @@ async fn pods_of_all_classes_compare_as_if_there_were_none() {
 
 #[tokio::test]
 async fn bfq_divides_a_disk_where_the_operator_wants_it() {
-    let group = VolumeGroup::fresh("bfq").unwrap();
+    let group = fresh("bfq");
     let disk = group.disks()[0].file_name().unwrap().to_string_lossy().into_owned();
     let scheduler = || std::fs::read_to_string(format!("/sys/block/{disk}/queue/scheduler")).unwrap();
     let before = scheduler();

@@ -12,7 +12,7 @@ use rustix::fs::{FlockOperation, flock};
 use tonic::transport::{Channel, Endpoint};
 
 use super::{service, table};
-use crate::args::{AdminArgs, ForgetArgs, OutputFormat, RemoveOrphanArgs, VolumesArgs};
+use crate::args::{AdminArgs, CalibrateArgs, ForgetArgs, IoProbeArgs, OutputFormat, RemoveOrphanArgs, VolumesArgs};
 use crate::config::Config;
 use crate::engine::{Engine, Settings};
 use crate::exec::{Exec, Tools};
@@ -67,6 +67,32 @@ pub async fn remove_orphan(args: &RemoveOrphanArgs) -> anyhow::Result<String> {
     let request = proto::RemoveOrphanRequest { name: args.volume.clone() };
     within(&args.admin, client.remove_orphan(request)).await?;
     Ok(format!("volume {} is deleted\n", args.volume))
+}
+
+/// Has the driver calibrate disks; what came of each.
+///
+/// # Errors
+/// No driver runs, it refuses, or a disk could not be calibrated.
+pub async fn calibrate(args: &CalibrateArgs) -> anyhow::Result<String> {
+    let admin = AdminArgs { csi_socket: args.csi_socket.clone(), timeout_seconds: args.timeout_seconds };
+    let mut client = running(&admin).await?;
+    let asked = client.calibrate(proto::CalibrateRequest { disks: args.disks.clone() });
+    let disks = within(&admin, asked).await?.disks;
+    let text = table::calibrations(&disks);
+    match disks.iter().filter(|disk| !disk.problem.is_empty()).count() {
+        0 => Ok(text),
+        failed => bail!("{failed} of {} disks could not be calibrated\n{text}", disks.len()),
+    }
+}
+
+/// Does what the driver has a process do while it calibrates a disk; its counters over time, as JSON.
+///
+/// # Errors
+/// The device cannot be used.
+pub fn io_probe(args: &IoProbeArgs) -> anyhow::Result<String> {
+    let ticks =
+        crate::io::calibrate::probe::run(args).with_context(|| format!("cannot use {}", args.device.display()))?;
+    Ok(serde_json::to_string(&ticks)?)
 }
 
 async fn running(args: &AdminArgs) -> anyhow::Result<AdminClient<Channel>> {

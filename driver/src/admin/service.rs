@@ -11,6 +11,7 @@ use crate::csi::detached::Detached;
 use crate::csi::status;
 use crate::engine::survey::Surveyed;
 use crate::engine::{Engine, ForgetError};
+use crate::io::calibrate::{Calibration, Calibrator, Failure};
 use crate::io::control::Publication;
 use crate::io::{Control, State};
 use crate::volume::VolumeHandle;
@@ -21,14 +22,46 @@ pub struct AdminService {
     engine: Arc<Engine>,
     detached: Detached,
     shares: Option<Arc<Control>>,
+    calibrator: Option<Arc<Calibrator>>,
 }
 
 impl AdminService {
     /// Of the engine's volumes; `detached` runs the work that outlives its request, `shares` knows what became of weights
-    /// and limits.
+    /// and limits, `calibrator` measures disks.
     #[must_use]
-    pub fn new(engine: Arc<Engine>, detached: Detached, shares: Option<Arc<Control>>) -> Self {
-        Self { engine, detached, shares }
+    pub fn new(
+        engine: Arc<Engine>,
+        detached: Detached,
+        shares: Option<Arc<Control>>,
+        calibrator: Option<Arc<Calibrator>>,
+    ) -> Self {
+        Self { engine, detached, shares, calibrator }
+    }
+}
+
+impl From<Failure> for Status {
+    fn from(failure: Failure) -> Self {
+        let code = match &failure {
+            Failure::NoGround(_) => Code::NotFound,
+            Failure::Busy(_) => Code::Aborted,
+            _ => Code::FailedPrecondition,
+        };
+        status::from(code, &failure)
+    }
+}
+
+fn calibrated((disk, outcome): (String, Result<Calibration, Failure>)) -> proto::CalibratedDisk {
+    match outcome {
+        Err(failure) => proto::CalibratedDisk { disk, problem: failure.to_string(), ..Default::default() },
+        Ok(found) => proto::CalibratedDisk {
+            disk,
+            problem: String::new(),
+            read_iops: found.read_iops,
+            write_iops: found.write_iops,
+            model_read_iops: found.speed.read_random_iops,
+            model_write_iops: found.speed.write_random_iops,
+            ratio: found.ratio,
+        },
     }
 }
 
@@ -55,6 +88,22 @@ impl Admin for AdminService {
     ) -> Result<Response<proto::ListVolumesResponse>, Status> {
         let shares = self.shares.as_ref().map(|shares| shares.states()).unwrap_or_default();
         Ok(Response::new(proto::ListVolumesResponse { volumes: volumes(&self.engine, &shares).await }))
+    }
+
+    async fn calibrate(
+        &self,
+        request: Request<proto::CalibrateRequest>,
+    ) -> Result<Response<proto::CalibrateResponse>, Status> {
+        let names = request.into_inner().disks;
+        let Some(calibrator) = self.calibrator.clone() else {
+            return Err(Status::failed_precondition("the driver sets no weights: its notes in io.json cannot be read"));
+        };
+        let volume = names.join(", ");
+        // Cut off with the driver: what is left of it is removed at the next start.
+        let outcomes = calibrator.calibrate(&names).await;
+        let disks =
+            |outcomes: Vec<_>| proto::CalibrateResponse { disks: outcomes.into_iter().map(calibrated).collect() };
+        status::answer("Calibrate", &volume, outcomes.map(disks))
     }
 
     async fn forget_volume(

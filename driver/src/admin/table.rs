@@ -34,6 +34,31 @@ pub fn table(volumes: &[proto::Volume]) -> String {
     lines.join("\n") + "\n"
 }
 
+/// What came of calibrations: one disk a line.
+#[must_use]
+pub fn calibrations(disks: &[proto::CalibratedDisk]) -> String {
+    if disks.is_empty() {
+        return "no disk lies alone below a physical volume of a device class\n".to_owned();
+    }
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING);
+    table.set_header(["DISK", "READ IOPS", "WRITE IOPS", "MODEL READ", "MODEL WRITE", "1:4 GAVE", "PROBLEM"]);
+    for disk in disks {
+        let given = |text: String| if disk.problem.is_empty() { text } else { "-".to_owned() };
+        table.add_row([
+            disk.disk.clone(),
+            given(format!("{:.0}", disk.read_iops)),
+            given(format!("{:.0}", disk.write_iops)),
+            given(disk.model_read_iops.to_string()),
+            given(disk.model_write_iops.to_string()),
+            given(format!("1:{:.2}", disk.ratio)),
+            or_dash(disk.problem.clone()),
+        ]);
+    }
+    let lines: Vec<String> = table.lines().map(|line| line.trim().to_owned()).collect();
+    lines.join("\n") + "\n"
+}
+
 fn or_dash(text: String) -> String {
     if text.is_empty() { "-".to_owned() } else { text }
 }

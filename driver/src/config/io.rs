@@ -12,13 +12,20 @@ pub struct Io {
     pub weights: Weights,
     /// Whether the QoS classes of burstable and best-effort pods weigh what their active pods weigh together.
     pub qos_classes: bool,
-    /// Cost models of disks, for iocost.
+    /// When disks without a model are measured.
+    pub calibration: CalibrationMode,
+    /// Cost models of disks, for iocost; they go before measured ones.
     pub models: Vec<DiskModel>,
 }
 
 impl Default for Io {
     fn default() -> Self {
-        Self { weights: Weights::Iocost, qos_classes: true, models: Vec::new() }
+        Self {
+            weights: Weights::Iocost,
+            qos_classes: true,
+            calibration: CalibrationMode::Automatic,
+            models: Vec::new(),
+        }
     }
 }
 
@@ -32,6 +39,16 @@ pub enum Weights {
     Bfq,
     /// Nothing: weights are taken and reported as not enforced.
     Off,
+}
+
+/// When disks without a model are measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum CalibrationMode {
+    /// When a pod's weight needs it and nobody uses the disk; and on request.
+    Automatic,
+    /// By `quarry-driver calibrate` alone.
+    OnRequest,
 }
 
 /// A disk's cost model.

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use crate::volume::name::{MAX_ESCAPED_VG, escaped_len, lvm_accepts};
 use crate::volume::parameters::{DEFAULT_DEVICE_CLASS, is_device_class};
 
-pub use io::{Io, Weights};
+pub use io::{CalibrationMode, Io, Weights};
 
 /// The configuration of one node, checked.
 #[derive(Debug, Clone, PartialEq)]

@@ -27,6 +27,7 @@ mod records;
 pub mod recovery;
 mod retag;
 mod room;
+mod scratch;
 mod start;
 pub mod survey;
 mod tenants;

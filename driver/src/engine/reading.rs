@@ -1,7 +1,7 @@
 //! One reading of a volume group: what its metadata said at one moment.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::lvm::metadata::LvmUuid;
@@ -59,6 +59,14 @@ impl Reading {
     #[must_use]
     pub fn devices(&self) -> Vec<PathBuf> {
         self.state.devices.values().cloned().collect()
+    }
+
+    /// Bytes that LVM can give to a new volume from one of these devices; nothing where it is none of them.
+    #[must_use]
+    pub fn free_on(&self, device: &Path) -> Option<u64> {
+        let (uuid, _) = self.state.devices.iter().find(|(_, path)| *path == device)?;
+        let volume = self.state.group.physical_volumes.iter().find(|volume| volume.uuid == *uuid)?;
+        Some(volume.allocatable_extents() * self.state.group.extent_size)
     }
 
     /// Whether it was read whole: only then does "not listed" mean "absent".

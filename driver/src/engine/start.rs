@@ -193,6 +193,9 @@ impl Engine {
             tracing::error!(vg = group.name(), error = chain(&error), "volume group is not usable yet");
             return;
         }
+        if let Err(error) = self.remove_leftover_scratch(group, &mut writer).await {
+            tracing::error!(vg = group.name(), %error, "a scratch volume of an earlier driver is left");
+        }
         let reading = group.known();
         for class in self.config.device_classes.iter().filter(|class| class.volume_group == group.name()) {
             let metadata = &reading.state().group;

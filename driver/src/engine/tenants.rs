@@ -30,6 +30,7 @@ impl Engine {
         let volume = self.known_volume(lv);
         let remembered = || IoWish { weight: row.io_weight.and_then(Weight::new), ..IoWish::default() };
         let wish = volume.as_ref().map_or_else(remembered, |volume| volume.tags.io);
+        let pool = volume.as_ref().and_then(|volume| Some(format!("{}/{}", volume.vg, volume.pool.as_ref()?)));
         let device = match volume.filter(|_| wish.any()) {
             Some(volume) => match self.device(&volume).await {
                 Ok(device) => device.map(|device| DeviceNumber { major: device.major, minor: device.minor }),
@@ -41,7 +42,7 @@ impl Engine {
             None => None,
         };
         let pod = row.pod.as_ref().map(|pod| pod.uid.clone());
-        Tenant { volume: lv.clone(), target: target.to_owned(), pod, wish, device }
+        Tenant { volume: lv.clone(), target: target.to_owned(), pod, wish, pool, device }
     }
 
     /// The volume as it was last read.

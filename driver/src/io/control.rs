@@ -17,7 +17,10 @@ use crate::device_number::DeviceNumber;
 use crate::volume::LvName;
 use crate::volume::io::{Limits, Weight};
 
-use super::cost::{self, DiskFiles, Done, Means};
+use super::calibrate::Store;
+use super::cost::{self, DiskFiles, Done};
+use super::models::Models;
+use super::monitor::{Monitor, Share, User};
 use super::notes::{Notes, NotesError};
 use super::plan::{self, Placed, Plan};
 use super::pods::{self, PodCgroup};
@@ -55,6 +58,8 @@ impl Default for Places {
 pub struct Counts {
     /// Settings that were found changed, and put right.
     pub repaired: u64,
+    /// Disks that were seen to be slower than their models, and pools whose syncs nobody is charged for.
+    pub found_out: u64,
 }
 
 /// Tells who has which volume.
@@ -77,14 +82,16 @@ pub type Publication = (LvName, String);
 #[derive(Debug)]
 pub struct Control {
     places: Places,
-    config: Io,
+    pub(super) config: Io,
     work: Mutex<Work>,
     told: Mutex<Told>,
 }
 
 #[derive(Debug)]
-struct Work {
-    notes: Notes,
+pub(super) struct Work {
+    pub(super) notes: Notes,
+    pub(super) models: Models,
+    monitor: Monitor,
     /// What an earlier pass of this process left in order.
     settled: BTreeSet<(PathBuf, DeviceNumber)>,
     settled_disks: BTreeSet<String>,
@@ -94,6 +101,8 @@ struct Work {
 #[derive(Debug, Default)]
 struct Told {
     states: BTreeMap<Publication, State>,
+    shares: BTreeMap<Publication, Share>,
+    uncalibrated: Vec<Disk>,
     counts: Counts,
 }
 
@@ -110,8 +119,14 @@ impl Control {
             source,
         })?;
         let notes = Notes::open(state_dir, boot.trim())?;
-        let work =
-            Work { notes, settled: BTreeSet::new(), settled_disks: BTreeSet::new(), activity: Activity::default() };
+        let work = Work {
+            notes,
+            models: Models::new(Store::open(state_dir)),
+            monitor: Monitor::default(),
+            settled: BTreeSet::new(),
+            settled_disks: BTreeSet::new(),
+            activity: Activity::default(),
+        };
         Ok(Self { places, config, work: Mutex::new(work), told: Mutex::default() })
     }
 
@@ -119,6 +134,24 @@ impl Control {
     #[must_use]
     pub fn states(&self) -> BTreeMap<Publication, State> {
         self.told().states.clone()
+    }
+
+    /// What share of its disk each publication with a weight is to get of those that are active, and got lately.
+    #[must_use]
+    pub fn shares(&self) -> BTreeMap<Publication, Share> {
+        self.told().shares.clone()
+    }
+
+    /// Disks that pods' weights wait for a model of.
+    #[must_use]
+    pub fn uncalibrated(&self) -> Vec<Disk> {
+        self.told().uncalibrated.clone()
+    }
+
+    /// Where things are.
+    #[must_use]
+    pub fn places(&self) -> &Places {
+        &self.places
     }
 
     /// What was done since the start.
@@ -154,14 +187,18 @@ impl Control {
 
     /// One pass: sets what is not as it should be. True if a pod's cgroup is awaited.
     pub fn pass(&self, tenants: &[Tenant], now: Instant) -> bool {
-        let mut work = self.work.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut work = self.work();
         let asked: Vec<&Tenant> = tenants.iter().filter(|tenant| tenant.wish.any()).collect();
         let mut states: BTreeMap<Publication, State> =
             tenants.iter().map(|tenant| (publication(tenant), State::NotAsked)).collect();
-        let mut repaired = 0;
+        let mut counts = Counts::default();
+        let mut seen = Seen::default();
         if !asked.is_empty() || !work.notes.is_empty() {
-            match self.bring_about(&mut work, &asked, now, &mut repaired) {
-                Ok(found) => states.extend(found),
+            match self.bring_about(&mut work, &asked, now, &mut counts) {
+                Ok((found, what)) => {
+                    states.extend(found);
+                    seen = what;
+                }
                 Err(reason) => {
                     let failed = |tenant: &&Tenant| (publication(tenant), State::NotEnforced(reason.clone()));
                     states.extend(asked.iter().map(failed));
@@ -171,7 +208,10 @@ impl Control {
         drop(work);
         let awaited = states.values().any(|state| *state == State::Pending(Reason::CgroupNotFound));
         let mut told = self.told();
-        told.counts.repaired += repaired;
+        told.counts.repaired += counts.repaired;
+        told.counts.found_out += counts.found_out;
+        told.shares = seen.shares;
+        told.uncalibrated = seen.uncalibrated;
         for (publication, state) in &states {
             if told.states.get(publication) != Some(state) {
                 say(publication, state);
@@ -186,7 +226,7 @@ impl Control {
     /// # Errors
     /// What could not be put back, one line each.
     pub fn put_back(&self) -> Result<usize, Vec<String>> {
-        let mut work = self.work.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut work = self.work();
         let (mut done, mut wrong) = (0, Vec::new());
         let mut left = BTreeSet::new();
         for (file, device) in work.notes.lines().clone() {
@@ -221,7 +261,11 @@ impl Control {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn files<'a>(&'a self, disk: &'a Disk) -> DiskFiles<'a> {
+    pub(super) fn work(&self) -> MutexGuard<'_, Work> {
+        self.work.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn files<'a>(&'a self, disk: &'a Disk) -> DiskFiles<'a> {
         DiskFiles { cgroups: &self.places.cgroups, sys: &self.places.sys, disk }
     }
 
@@ -230,8 +274,8 @@ impl Control {
         work: &mut Work,
         asked: &[&Tenant],
         now: Instant,
-        repaired: &mut u64,
-    ) -> Result<Vec<(Publication, State)>, Reason> {
+        counts: &mut Counts,
+    ) -> Result<(Vec<(Publication, State)>, Seen), Reason> {
         let controllers = self.places.cgroups.join("cgroup.controllers");
         let offered = fs::read_to_string(&controllers).unwrap_or_default();
         if !offered.split_ascii_whitespace().any(|controller| controller == "io") {
@@ -246,11 +290,12 @@ impl Control {
         let weighted: BTreeSet<&Disk> =
             found().filter(|lying| lying.placed.weight.is_some()).flat_map(|lying| &lying.disks).collect();
         let disks: BTreeMap<DeviceNumber, Result<(), Reason>> = weighted
-            .into_iter()
+            .iter()
             .map(|disk| {
-                let done = self.means(disk).and_then(|means| self.files(disk).set_up(means, &mut work.notes));
+                let means = self.means(&work.models, disk);
+                let done = means.and_then(|means| self.files(disk).set_up(means, &mut work.notes));
                 if done == Ok(Done::Repaired) && !work.settled_disks.insert(disk.name.clone()) {
-                    *repaired += 1;
+                    counts.repaired += 1;
                 }
                 if done.is_ok() {
                     work.settled_disks.insert(disk.name.clone());
@@ -265,13 +310,43 @@ impl Control {
         let mut plan = plan::plan(&placed, &pods, |pod, disk| work.activity.is_active(pod, disk, now));
         plan.weights.retain(|(_, disk), _| works(*disk));
         plan.classes.retain(|(_, disk), _| works(*disk) && self.config.qos_classes);
-        let lines = self.settle(work, &plan, &pods, repaired)?;
+        let lines = self.settle(work, &plan, &pods, &mut counts.repaired)?;
 
-        let state = |lying: &Result<Lying, State>| match lying {
+        let set_up = weighted.iter().filter(|disk| works(disk.number)).copied();
+        let watched: Vec<_> =
+            set_up.map(|disk| (disk.clone(), work.models.calibrated_queue(&self.places.sys, disk))).collect();
+        let users: Vec<_> = asked
+            .iter()
+            .zip(&lies)
+            .filter_map(|(tenant, lying)| Some((*tenant, lying.as_ref().ok()?)))
+            .filter(|(_, lying)| lying.placed.weight.is_some())
+            .map(|(tenant, lying)| lying.user(tenant, &plan))
+            .collect();
+        counts.found_out += work.monitor.look(&self.places, &watched, &users, now);
+
+        let mut uncalibrated: Vec<Disk> = weighted
+            .iter()
+            .filter(|disk| matches!(disks.get(&disk.number), Some(Err(Reason::Uncalibrated { .. }))))
+            .map(|disk| (*disk).clone())
+            .collect();
+        // A model of our own that a disk was seen to be slower than is measured again.
+        let slower = watched.iter().map(|(disk, _)| disk).filter(|disk| work.monitor.of_disk(disk).is_some());
+        uncalibrated.extend(slower.filter(|disk| self.is_calibrated(&work.models, disk)).cloned());
+        let seen = Seen { shares: work.monitor.shares(), uncalibrated };
+
+        let state = |tenant: &Tenant, lying: &Result<Lying, State>| match lying {
             Err(state) => state.clone(),
-            Ok(lying) => self.judge(lying, &disks, &lines),
+            Ok(lying) => match self.judge(lying, &disks, &lines) {
+                State::Enforced if lying.placed.weight.is_some() => {
+                    let slower = lying.disks.iter().find_map(|disk| work.monitor.of_disk(disk));
+                    let synced = || work.monitor.of_publication(&publication(tenant));
+                    slower.or_else(synced).map_or(State::Enforced, State::NotEnforced)
+                }
+                state => state,
+            },
         };
-        Ok(asked.iter().zip(&lies).map(|(tenant, lying)| (publication(tenant), state(lying))).collect())
+        let states = asked.iter().zip(&lies).map(|(tenant, lying)| (publication(tenant), state(tenant, lying)));
+        Ok((states.collect(), seen))
     }
 
     /// Where a tenant lies.
@@ -289,18 +364,6 @@ impl Control {
             disks: disks.iter().map(|disk| disk.number).collect(),
         };
         Ok(Lying { placed, disks, cgroup: cgroup.clone() })
-    }
-
-    /// By what a disk is to honour weights.
-    fn means(&self, disk: &Disk) -> Result<Means, Reason> {
-        match self.config.weights {
-            Weights::Off => Err(Reason::Off),
-            Weights::Bfq => Ok(Means::Bfq),
-            Weights::Iocost => {
-                let model = self.config.models.iter().find(|model| names(&model.disk, disk));
-                model.map(|model| Means::Iocost(model.speed)).ok_or_else(|| Reason::Uncalibrated(disk.name.clone()))
-            }
-        }
     }
 
     fn weight_file(&self) -> &'static str {
@@ -416,7 +479,7 @@ impl Control {
         }
         match outcome {
             Ok(()) => State::Enforced,
-            Err(reason @ Reason::CgroupNotFound) => State::Pending(reason),
+            Err(reason @ (Reason::CgroupNotFound | Reason::Calibrating(_))) => State::Pending(reason),
             Err(reason) => State::NotEnforced(reason),
         }
     }
@@ -439,6 +502,26 @@ struct Lying {
     cgroup: PodCgroup,
 }
 
+impl Lying {
+    /// As the monitor sees it.
+    fn user(&self, tenant: &Tenant, plan: &Plan) -> User {
+        let weight = |disk: &DeviceNumber| plan.weights.get(&(self.cgroup.path.clone(), *disk)).copied();
+        User {
+            publication: publication(tenant),
+            cgroup: self.cgroup.path.clone(),
+            pool: tenant.pool.clone(),
+            weights: self.placed.disks.iter().filter_map(|disk| Some((*disk, weight(disk)?))).collect(),
+        }
+    }
+}
+
+/// What was seen besides the states.
+#[derive(Debug, Default)]
+struct Seen {
+    shares: BTreeMap<Publication, Share>,
+    uncalibrated: Vec<Disk>,
+}
+
 fn publication(tenant: &Tenant) -> Publication {
     (tenant.volume.clone(), tenant.target.clone())
 }
@@ -452,14 +535,6 @@ fn say((volume, target): &Publication, state: &State) {
         State::Enforced => tracing::info!(%volume, target, "weight and limits are enforced"),
         State::NotAsked => {}
     }
-}
-
-/// The device that the configuration names: a name in `/sys/block`, or a path that leads to it.
-fn names(configured: &str, disk: &Disk) -> bool {
-    if !configured.starts_with('/') {
-        return configured == disk.name;
-    }
-    fs::canonicalize(configured).is_ok_and(|path| path.file_name().is_some_and(|name| *name == *disk.name))
 }
 
 fn disk_by_name(sys: &Path, name: &str) -> Result<Option<Disk>, Reason> {

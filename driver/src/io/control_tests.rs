@@ -66,6 +66,7 @@ fn tenant(parameters: &[(&str, &str)]) -> Tenant {
         target: "/target".to_owned(),
         pod: Some(POD.to_owned()),
         wish,
+        pool: None,
         device: Some(VOLUME.parse().unwrap()),
     }
 }
@@ -145,7 +146,7 @@ fn a_weight_needs_a_model_and_leaves_what_is_anothers() {
     let asked = [tenant(&[("ioWeight", "800")])];
     assert_eq!(
         state(&machine.control(Io::default()), &asked),
-        State::NotEnforced(Reason::Uncalibrated("vda".to_owned()))
+        State::NotEnforced(Reason::Uncalibrated { disk: "vda".to_owned(), why: None })
     );
     assert_eq!(state(&machine.control(modelled()), &asked), State::NotEnforced(Reason::NoIocost));
 

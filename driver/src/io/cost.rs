@@ -7,7 +7,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::keyed;
 use super::notes::{DiskNote, Notes};
@@ -15,7 +15,7 @@ use super::state::Reason;
 use super::sysfs::Disk;
 
 /// A disk's speed as iocost's linear model has it (kernel documentation, cgroup-v2.rst, `io.cost.model`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct CostModel {
     /// Bytes a second of sequential reads.
@@ -118,6 +118,32 @@ impl DiskFiles<'_> {
         }
     }
 
+    /// Why the disk is left alone, where somebody else had set it up before anything was noted of it.
+    ///
+    /// # Errors
+    /// The kernel has no iocost, or does not show its settings.
+    pub fn foreign(&self, notes: &Notes) -> Result<Option<Reason>, Reason> {
+        let text = read_if_there(&self.qos())?.ok_or(Reason::NoIocost)?;
+        let qos = keyed::line(&text, self.disk.number).filter(|qos| keyed::contains(qos, "enable=1"));
+        let noted = notes.disk(&self.disk.name).is_some();
+        Ok(qos.filter(|_| !noted).map(|qos| self.is_foreign(qos)))
+    }
+
+    fn is_foreign(&self, qos: &str) -> Reason {
+        Reason::ForeignQosSettings(format!("io.cost.qos of disk {} ({}) says {qos}", self.disk.name, self.disk.number))
+    }
+
+    /// Switches iocost off on a disk where it was switched on here.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn switch_off(&self, notes: &Notes) -> Result<(), Reason> {
+        match notes.disk(&self.disk.name) {
+            Some(_) => write(&self.qos(), &format!("{} enable=0", self.disk.number)),
+            None => Ok(()),
+        }
+    }
+
     fn set_up_iocost(&self, model: CostModel, notes: &mut Notes) -> Result<Done, Reason> {
         let (qos_file, model_file) = (self.qos(), self.model());
         let Some(qos_text) = read_if_there(&qos_file)? else { return Err(Reason::NoIocost) };
@@ -133,10 +159,7 @@ impl DiskFiles<'_> {
         }
         if !noted {
             if let Some(qos) = qos.filter(|qos| keyed::contains(qos, "enable=1")) {
-                return Err(Reason::ForeignQosSettings(format!(
-                    "io.cost.qos of disk {} ({}) says {qos}",
-                    self.disk.name, self.disk.number
-                )));
+                return Err(self.is_foreign(qos));
             }
             let note = DiskNote {
                 qos: qos.map(str::to_owned),
@@ -170,8 +193,7 @@ impl DiskFiles<'_> {
         // With iocost on, both would divide the disk.
         let qos_text = read_if_there(&self.qos())?.unwrap_or_default();
         if let Some(qos) = keyed::line(&qos_text, self.disk.number).filter(|qos| keyed::contains(qos, "enable=1")) {
-            let what = format!("io.cost.qos of disk {} ({}) says {qos}", self.disk.name, self.disk.number);
-            return Err(Reason::ForeignQosSettings(what));
+            return Err(self.is_foreign(qos));
         }
         let low_latency = self.queue("iosched/low_latency");
         let is_on = |scheduler: &str| scheduler.split_ascii_whitespace().any(|word| word == "[bfq]");

@@ -5,9 +5,12 @@
 //! disk's cost model or scheduler, the pod's weight, its QoS class's weight. Nothing of another's is overwritten, and what
 //! was there before is noted. No request waits for any of this.
 
+pub mod calibrate;
 pub mod control;
 pub mod cost;
 mod keyed;
+mod models;
+pub mod monitor;
 pub mod notes;
 pub mod plan;
 pub mod pods;
@@ -32,6 +35,8 @@ pub struct Tenant {
     pub pod: Option<String>,
     /// What the volume asks for.
     pub wish: IoWish,
+    /// Its thin pool as `VG/POOL`; none where it is thick.
+    pub pool: Option<String>,
     /// The volume's device; none where it is not live, or the kernel did not say.
     pub device: Option<DeviceNumber>,
 }

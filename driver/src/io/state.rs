@@ -33,7 +33,18 @@ pub enum Reason {
     /// The kernel has no BFQ for this disk.
     NoBfq(String),
     /// There is no cost model for the disk.
-    Uncalibrated(String),
+    Uncalibrated {
+        /// The disk.
+        disk: String,
+        /// Why it could not be calibrated, where that was tried.
+        why: Option<String>,
+    },
+    /// The disk is being calibrated.
+    Calibrating(String),
+    /// The disk is slower than its model now.
+    DiskBehindModel(String),
+    /// Several tenants of a thin pool sync their writes.
+    SyncsShareThinPool(String),
     /// Somebody else controls the disk.
     ForeignQosSettings(String),
     /// The pod is in a QoS class whose weight is not managed.
@@ -81,7 +92,10 @@ impl Reason {
             Self::NoIoController(_) => "NoIoController",
             Self::NoIocost => "NoIocost",
             Self::NoBfq(_) => "NoBfq",
-            Self::Uncalibrated(_) => "Uncalibrated",
+            Self::Uncalibrated { .. } => "Uncalibrated",
+            Self::Calibrating(_) => "Calibrating",
+            Self::DiskBehindModel(_) => "DiskBehindModel",
+            Self::SyncsShareThinPool(_) => "SyncsShareThinPool",
             Self::ForeignQosSettings(_) => "ForeignQosSettings",
             Self::ClassNotManaged => "ClassNotManaged",
             Self::ReadBackMismatch(_) => "ReadBackMismatch",
@@ -103,10 +117,20 @@ impl fmt::Display for Reason {
             }
             Self::NoIocost => f.write_str("the kernel has no iocost (CONFIG_BLK_CGROUP_IOCOST)"),
             Self::NoBfq(disk) => write!(f, "the kernel offers no scheduler bfq for disk {disk}"),
-            Self::Uncalibrated(disk) => write!(
+            Self::Uncalibrated { disk, why } => {
+                write!(
+                    f,
+                    "there is no cost model for disk {disk}: without one that is a little below the disk's true speed the \
+                     kernel takes weights and ignores them (`quarry-driver calibrate`, or io.models in the configuration)"
+                )?;
+                why.as_ref().map_or(Ok(()), |why| write!(f, "; it was tried: {why}"))
+            }
+            Self::Calibrating(disk) => write!(f, "disk {disk} is being calibrated"),
+            Self::DiskBehindModel(what) => write!(f, "{what}"),
+            Self::SyncsShareThinPool(pool) => write!(
                 f,
-                "there is no cost model for disk {disk}: without one that is a little below the disk's true speed the \
-                 kernel takes weights and ignores them (io.models in the configuration)"
+                "several pods sync their writes to volumes of thin pool {pool}, whose work for that is charged to nobody: \
+                 put such volumes on thick storage, or limit the disturber (writeIops)"
             ),
             Self::ForeignQosSettings(what) => write!(f, "somebody else controls the disk, and is left alone: {what}"),
             Self::ClassNotManaged => f.write_str(

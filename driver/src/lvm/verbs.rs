@@ -1,6 +1,7 @@
 //! The LVM commands Quarry gives, one function each. All take absolute sizes and answer prompts beforehand (`-y`).
 
 use std::fmt;
+use std::path::Path;
 
 use super::command::{Command, Effect};
 use super::metadata::LvmUuid;
@@ -20,6 +21,20 @@ pub fn create_thick(vg: &str, lv: &LvName, extents: u64, wipe: bool, tags: &[Str
         .option("-Z", yes_no)
         .add_tags(tags)
         .word(vg)
+}
+
+/// Makes a volume on one physical volume, which nobody reads before it was written.
+#[must_use]
+pub fn create_scratch(vg: &str, name: &str, extents: u64, tag: &str, device: &Path) -> Command {
+    Command::new("lvcreate", Effect::Change)
+        .word("-y")
+        .option("-n", name)
+        .option("-l", extents)
+        .option("-W", "n")
+        .option("-Z", "n")
+        .add_tags([tag])
+        .word(vg)
+        .word(device.display().to_string())
 }
 
 /// Makes a thin volume in a pool.

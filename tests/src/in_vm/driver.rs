@@ -25,6 +25,8 @@ pub const BINARY: &str = "QUARRY_DRIVER_BIN";
 
 /// How long the driver may take until it serves: it asks LVM about every volume group first.
 const START: Duration = Duration::from_secs(120);
+/// Measuring all disks of a machine.
+const CALIBRATION: Duration = Duration::from_secs(600);
 /// How long it may take to end after SIGTERM.
 const STOP: Duration = Duration::from_secs(60);
 
@@ -240,6 +242,15 @@ impl DriverUnderTest {
     pub fn restore_io(&self) -> Result<String> {
         let command = Command::new(binary()?).arg("restore-io").arg("--state-dir").arg(self.state_dir());
         Ok(process::run(&command, START)?.success()?.stdout_text())
+    }
+
+    /// Has the driver measure all disks; what `quarry-driver calibrate` says.
+    ///
+    /// # Errors
+    /// If a disk is not calibrated: with what it says.
+    pub fn calibrate(&self) -> Result<String> {
+        let command = Command::new(binary()?).arg("calibrate").arg("--csi-socket").arg(self.socket());
+        Ok(process::run(&command, CALIBRATION)?.success()?.stdout_text())
     }
 
     /// What `quarry-driver volumes -o json` says, whether it runs or not.

@@ -1,0 +1,256 @@
+//! Sees, while pods are at work, whether weights hold: what the kernel shows of its settings does not tell that.
+//!
+//! **Rules.** With the right model tenants wait before the disk: much in the disk's own queue while less is charged than
+//! time passes means that the disk is slower than its model, whatever the reason is: a burst credit that ended, work of a
+//! thin pool that nobody is charged for, a model that was wrong. Neither of the two alone means anything. A pool whose
+//! tenants sync their writes side by side works for them one after the other, and the weights do not reach there.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use crate::device_number::DeviceNumber;
+use crate::volume::io::Weight;
+
+use super::calibrate::{DiskStat, charged_us};
+use super::control::{Places, Publication};
+use super::keyed;
+use super::state::Reason;
+use super::sysfs::Disk;
+
+/// The shortest time between two looks.
+const PERIOD: Duration = Duration::from_millis(1500);
+/// Operations in the disk's queue that are many, on a disk of which no more is known.
+const DEEP: f64 = 8.0;
+/// Part of the time that is charged at least where the disk is saturated and the model right.
+const LEAST_USAGE: f64 = 0.93;
+/// How long it must be so.
+const SURE: Duration = Duration::from_secs(5);
+/// How long it is told after it was last so.
+const REMEMBERED: Duration = Duration::from_secs(30);
+/// Operations a second from which on a pod counts as one that writes, and a disk as one that is told to sync.
+const BUSY: f64 = 5.0;
+
+/// A publication with a weight.
+#[derive(Debug, Clone)]
+pub struct User {
+    /// Which.
+    pub publication: Publication,
+    /// Its pod's cgroup.
+    pub cgroup: PathBuf,
+    /// Its volume's thin pool.
+    pub pool: Option<String>,
+    /// Its pod's weight on each disk.
+    pub weights: BTreeMap<DeviceNumber, Weight>,
+}
+
+/// A pod's share of a disk, as parts of one.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Share {
+    /// By its weight and those of the pods that were active, too.
+    pub asked: f64,
+    /// What it got, of what pods with weights got: disk time as iocost charges it, else bytes.
+    pub achieved: f64,
+}
+
+/// What was seen lately.
+#[derive(Debug, Default)]
+pub struct Monitor {
+    disks: BTreeMap<String, DiskWatch>,
+    pods: BTreeMap<(PathBuf, DeviceNumber), (PodStat, PodStat)>,
+    /// Pools whose tenants sync side by side, with the time of the last sign.
+    pools: BTreeMap<String, Instant>,
+    pool_of: BTreeMap<Publication, String>,
+    shares: BTreeMap<Publication, Share>,
+    looked: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct DiskWatch {
+    at: Instant,
+    queued_ms: f64,
+    charged_us: f64,
+    flushes: f64,
+    /// Since when the sign has been there.
+    since: Option<Instant>,
+    behind: Option<(Instant, String)>,
+}
+
+/// A pod's counters on a disk.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+struct PodStat {
+    writes: f64,
+    bytes: f64,
+    charged_us: f64,
+}
+
+impl Monitor {
+    /// Looks at the disks that are set up, with the queue that each had while its model was seen to hold, and at who uses
+    /// them. The number of things that were found out and not known before.
+    pub fn look(&mut self, places: &Places, disks: &[(Disk, f64)], users: &[User], now: Instant) -> u64 {
+        if self.looked.is_some_and(|looked| now.saturating_duration_since(looked) < PERIOD) {
+            return 0;
+        }
+        let passed = self.looked.map(|looked| now.saturating_duration_since(looked).as_secs_f64());
+        self.looked = Some(now);
+        let known: BTreeSet<&str> = disks.iter().map(|(disk, _)| disk.name.as_str()).collect();
+        self.disks.retain(|name, _| known.contains(name.as_str()));
+        let root = fs::read_to_string(places.cgroups.join("io.stat")).unwrap_or_default();
+        let mut found = 0;
+        let mut synced = BTreeSet::new();
+        for (disk, calibrated_queue) in disks {
+            let stat = fs::read_to_string(places.sys.join("block").join(&disk.name).join("stat")).unwrap_or_default();
+            // A disk that does not tell is not judged by old figures.
+            let Some(DiskStat { queued_ms, .. }) = DiskStat::parse(&stat) else {
+                self.disks.remove(&disk.name);
+                continue;
+            };
+            let sample = DiskWatch {
+                at: now,
+                queued_ms,
+                charged_us: charged_us(&root, disk.number),
+                flushes: stat.split_ascii_whitespace().nth(15).and_then(|word| word.parse().ok()).unwrap_or_default(),
+                since: None,
+                behind: None,
+            };
+            let before = self.disks.insert(disk.name.clone(), sample);
+            if let (Some(before), Some(watch)) = (before, self.disks.get_mut(&disk.name)) {
+                if (watch.flushes - before.flushes) / watch.at.duration_since(before.at).as_secs_f64().max(0.001)
+                    >= BUSY
+                {
+                    synced.insert(disk.number);
+                }
+                found += u64::from(watch.compare(&before, DEEP.max(3.0 * calibrated_queue), disk));
+            }
+        }
+        self.count(users);
+        if let Some(passed) = passed {
+            found += self.look_for_syncs(users, &synced, passed, now);
+            self.share(users);
+        }
+        found
+    }
+
+    /// Why weights do not hold on a disk, if they were seen not to.
+    #[must_use]
+    pub fn of_disk(&self, disk: &Disk) -> Option<Reason> {
+        self.disks.get(&disk.name)?.behind.as_ref().map(|(_, what)| Reason::DiskBehindModel(what.clone()))
+    }
+
+    /// Why a publication's weight does not hold, if its pool's tenants sync side by side.
+    #[must_use]
+    pub fn of_publication(&self, publication: &Publication) -> Option<Reason> {
+        let pool = self.pool_of.get(publication).filter(|pool| self.pools.contains_key(*pool))?;
+        Some(Reason::SyncsShareThinPool(pool.clone()))
+    }
+
+    /// Who was to get what, and got it, between the last two looks.
+    #[must_use]
+    pub fn shares(&self) -> BTreeMap<Publication, Share> {
+        self.shares.clone()
+    }
+
+    /// Reads the counters of every user's pod.
+    fn count(&mut self, users: &[User]) {
+        let mut pods = BTreeMap::new();
+        for user in users {
+            let Ok(text) = fs::read_to_string(user.cgroup.join("io.stat")) else { continue };
+            for disk in user.weights.keys() {
+                let key = (user.cgroup.clone(), *disk);
+                let now = PodStat::parse(&text, *disk);
+                let before = self.pods.get(&key).map_or(now, |(_, last)| *last);
+                pods.insert(key, (before, now));
+            }
+        }
+        self.pods = pods;
+    }
+
+    fn look_for_syncs(&mut self, users: &[User], synced: &BTreeSet<DeviceNumber>, passed: f64, now: Instant) -> u64 {
+        let mut writers: BTreeMap<&str, BTreeSet<&PathBuf>> = BTreeMap::new();
+        self.pool_of.clear();
+        for user in users {
+            let Some(pool) = &user.pool else { continue };
+            self.pool_of.insert(user.publication.clone(), pool.clone());
+            let writes = |disk: &DeviceNumber| {
+                let counted = self.pods.get(&(user.cgroup.clone(), *disk));
+                counted.is_some_and(|(before, now)| (now.writes - before.writes) / passed.max(0.001) >= BUSY)
+            };
+            if user.weights.keys().any(|disk| synced.contains(disk) && writes(disk)) {
+                writers.entry(pool).or_default().insert(&user.cgroup);
+            }
+        }
+        let mut found = 0;
+        for (pool, _) in writers.into_iter().filter(|(_, pods)| pods.len() > 1) {
+            found += u64::from(self.pools.insert(pool.to_owned(), now).is_none());
+        }
+        self.pools.retain(|_, last| now.saturating_duration_since(*last) < REMEMBERED);
+        found
+    }
+
+    fn share(&mut self, users: &[User]) {
+        let got = |user: &User, disk: DeviceNumber| {
+            let (before, now) = self.pods.get(&(user.cgroup.clone(), disk)).copied().unwrap_or_default();
+            let charged = now.charged_us - before.charged_us;
+            if charged > 0.0 { charged } else { now.bytes - before.bytes }
+        };
+        // A pod counts once on a disk, however many of its volumes are there.
+        let mut sums: BTreeMap<DeviceNumber, BTreeMap<&PathBuf, (f64, f64)>> = BTreeMap::new();
+        for user in users {
+            for (disk, weight) in &user.weights {
+                let got = got(user, *disk);
+                if got > 0.0 {
+                    sums.entry(*disk).or_default().insert(&user.cgroup, (f64::from(weight.get()), got));
+                }
+            }
+        }
+        let shares = users.iter().filter_map(|user| {
+            let on_disk = |disk: &DeviceNumber| {
+                let active = sums.get(disk)?;
+                let (weight, got) = active.get(&user.cgroup)?;
+                let (weights, all) = active.values().fold((0.0, 0.0), |(w, g), (weight, got)| (w + weight, g + got));
+                Some(Share { asked: weight / weights, achieved: got / all })
+            };
+            Some((user.publication.clone(), user.weights.keys().find_map(on_disk)?))
+        });
+        self.shares = shares.collect();
+    }
+}
+
+impl DiskWatch {
+    /// Carries on from what was seen before. True if something is amiss that was not.
+    fn compare(&mut self, before: &Self, deep: f64, disk: &Disk) -> bool {
+        let passed = self.at.saturating_duration_since(before.at).as_secs_f64().max(0.001);
+        let queue = (self.queued_ms - before.queued_ms) / (passed * 1e3);
+        let usage = (self.charged_us - before.charged_us) / (passed * 1e6);
+        let sign = queue > deep && usage < LEAST_USAGE;
+        self.since = sign.then(|| before.since.unwrap_or(before.at));
+        let sure = self.since.is_some_and(|since| self.at.saturating_duration_since(since) >= SURE);
+        self.behind = if sure {
+            let what = format!(
+                "disk {} is slower than its model now: about {queue:.0} operations wait in it while {:.0} % of the time is \
+                 charged, so that queues decide and not weights (a burst credit that ended, a thin pool's own work, or a \
+                 wrong model)",
+                disk.name,
+                usage * 100.0
+            );
+            // Told in the same words while it lasts.
+            Some((self.at, before.behind.as_ref().map_or(what, |(_, what)| what.clone())))
+        } else {
+            before.behind.clone().filter(|(last, _)| self.at.saturating_duration_since(*last) < REMEMBERED)
+        };
+        self.behind.is_some() && before.behind.is_none()
+    }
+}
+
+impl PodStat {
+    fn parse(text: &str, disk: DeviceNumber) -> Self {
+        let fields = keyed::line(text, disk).map(keyed::fields).unwrap_or_default();
+        let number = |key: &str| fields.get(key).and_then(|value| value.parse::<f64>().ok()).unwrap_or_default();
+        Self { writes: number("wios"), bytes: number("rbytes") + number("wbytes"), charged_us: charged_us(text, disk) }
+    }
+}
+
+#[cfg(test)]
+#[path = "monitor_tests.rs"]
+mod tests;
