@@ -25,8 +25,28 @@ impl Job {
 pub const READ: Job = Job::new("randread", 32);
 pub const WRITE: Job = Job::new("randwrite", 32);
 
+/// What came of one.
+#[derive(Debug, Clone, Copy)]
+pub struct Outcome {
+    /// Operations a second.
+    pub iops: f64,
+    /// Half of the operations took no longer, in milliseconds.
+    pub p50_ms: f64,
+    /// All but one in a hundred took no longer.
+    pub p99_ms: f64,
+}
+
 /// Runs all at the same time for some seconds; the operations a second of each.
 pub fn race(tenants: &[(&Tenant, Job)]) -> Vec<f64> {
+    let outcomes = run(tenants);
+    for Outcome { iops, p50_ms, p99_ms } in &outcomes {
+        println!("race: {iops:.0} IOPS, half of them within {p50_ms:.1} ms, 99 % within {p99_ms:.1} ms");
+    }
+    outcomes.iter().map(|outcome| outcome.iops).collect()
+}
+
+/// The same with latencies.
+pub fn run(tenants: &[(&Tenant, Job)]) -> Vec<Outcome> {
     let folder = tempfile::tempdir().unwrap();
     let output = |index: usize| folder.path().join(format!("{index}.json")).display().to_string();
     let mut script = "pids=\n".to_owned();
@@ -43,15 +63,21 @@ pub fn race(tenants: &[(&Tenant, Job)]) -> Vec<f64> {
     }
     script.push_str("for pid in $pids; do wait $pid || exit 1; done");
     shell(&script);
-    let iops: Vec<f64> = (0..tenants.len())
+    (0..tenants.len())
         .map(|index| {
             let text = std::fs::read_to_string(output(index)).unwrap();
             let report: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error} in {text}"));
-            ["read", "write"].iter().map(|way| report["jobs"][0][way]["iops"].as_f64().unwrap()).sum()
+            let job = &report["jobs"][0];
+            let number = |way: &str, key: &str| job[way][key].as_f64().unwrap();
+            let way = if number("read", "iops") > number("write", "iops") { "read" } else { "write" };
+            let percentile = |key: &str| job[way]["clat_ns"]["percentile"][key].as_f64().unwrap_or_default() / 1e6;
+            Outcome {
+                iops: number("read", "iops") + number("write", "iops"),
+                p50_ms: percentile("50.000000"),
+                p99_ms: percentile("99.000000"),
+            }
         })
-        .collect();
-    println!("race: {:?} IOPS", iops.iter().map(|iops| iops.round()).collect::<Vec<_>>());
-    iops
+        .collect()
 }
 
 /// The second one's share in terms of the first one's.

@@ -24,6 +24,12 @@ enum Bench {
         #[arg(last = true)]
         arguments: Vec<String>,
     },
+    /// What shares come out of weights, with no control, with iocost and with BFQ.
+    Isolation {
+        /// Measure the driver as it is shipped, not a debug build.
+        #[arg(long)]
+        release: bool,
+    },
     /// What the journal costs, and how the driver starts with many volumes.
     Journal {
         /// Measure an optimised driver, not a debug build.
@@ -39,6 +45,7 @@ enum Bench {
 pub fn run(arguments: Arguments) -> Result<ExitCode> {
     match arguments.bench {
         Bench::Create { release, arguments } => Ok(suite::bench::create(release, &arguments)?.exit_code()),
+        Bench::Isolation { release } => Ok(suite::bench::isolation(release)?.exit_code()),
         Bench::Journal { release, arguments } => Ok(suite::bench::journal(release, &arguments)?.exit_code()),
     }
 }

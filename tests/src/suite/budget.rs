@@ -27,6 +27,8 @@ pub enum Suite {
     Power,
     /// Latencies and process counts of create and delete.
     BenchCreate,
+    /// Shares by weights, with different means of control.
+    BenchIsolation,
     /// What the journal costs; starting with many volumes.
     BenchJournal,
 }
@@ -48,6 +50,7 @@ pub fn budget(suite: Suite) -> Duration {
         Suite::Power => 20,
         Suite::BenchCreate => 20,
         Suite::BenchJournal => 30,
+        Suite::BenchIsolation => 30,
     };
     Duration::from_secs(minutes * 60)
 }

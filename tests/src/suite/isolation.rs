@@ -1,5 +1,7 @@
 //! Shares and limits of a disk's tenants.
 
+use std::path::Path;
+
 use anyhow::Result;
 
 use super::build::{self, Profile};
@@ -22,10 +24,13 @@ pub fn suite(filter: &[String]) -> Result<Verdict> {
     let command = Command::new(tests).args(["--test-threads=1", "--nocapture"]).args(filter);
     let command = command.env("QUARRY_DRIVER_BIN", driver).env("RUST_BACKTRACE", "1");
     let program = Program { name: "isolation".to_owned(), command, budget: budget(Suite::Isolation), result: None };
-    Ok(run(&program, |folder| {
-        let mut spec = VmSpec::new("isolation", folder);
-        spec.memory_mib = 3072;
-        spec.disks = (0..4).map(|n| Disk::mib(&format!("scratch{n}"), 1024).limited(IOPS)).collect();
-        spec
-    }))
+    Ok(run(&program, |folder| machine("isolation", folder)))
+}
+
+/// A machine with four slow disks.
+pub(super) fn machine(name: &str, folder: &Path) -> VmSpec {
+    let mut spec = VmSpec::new(name, folder);
+    spec.memory_mib = 3072;
+    spec.disks = (0..4).map(|n| Disk::mib(&format!("scratch{n}"), 1024).limited(IOPS)).collect();
+    spec
 }
