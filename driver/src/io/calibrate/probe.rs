@@ -67,8 +67,11 @@ pub fn run(args: &IoProbeArgs) -> io::Result<Vec<Tick>> {
     let flags = i32::try_from(OFlags::DIRECT.bits()).map_err(io::Error::other)?;
     let device = OpenOptions::new().read(true).write(true).custom_flags(flags).open(&args.device)?;
     let shared = Shared::default();
-    let end = Instant::now() + Duration::from_millis(args.milliseconds);
     let mut ticks = Vec::new();
+    let mut tick = || {
+        let (reads, writes) = (shared.reads.load(Relaxed), shared.writes.load(Relaxed));
+        ticks.push(Tick { at_ms: clock_ms(), reads, writes });
+    };
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..args.depth)
             .map(|number| {
@@ -81,16 +84,17 @@ pub fn run(args: &IoProbeArgs) -> io::Result<Vec<Tick>> {
                 })
             })
             .collect();
+        // Counted from when all are at work: a busy machine takes its time to start them.
+        tick();
+        let end = Instant::now() + Duration::from_millis(args.milliseconds);
         while !shared.stop.load(Relaxed) && Instant::now() < end && !threads.iter().all(|thread| thread.is_finished()) {
             rest();
-            ticks.push(Tick {
-                at_ms: clock_ms(),
-                reads: shared.reads.load(Relaxed),
-                writes: shared.writes.load(Relaxed),
-            });
+            tick();
         }
         shared.stop.store(true, Relaxed);
     });
+    // What was under way has ended.
+    tick();
     match shared.error.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner) {
         Some(error) => Err(error),
         None => Ok(ticks),

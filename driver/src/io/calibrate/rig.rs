@@ -26,7 +26,7 @@ const LIGHT: &str = "light";
 const HEAVY: &str = "heavy";
 
 /// Both processes must run through the window that is looked at: their starts take some time.
-const SLACK: Duration = Duration::from_millis(1200);
+const SLACK: Duration = Duration::from_millis(2500);
 /// How long after its time a process may end: its last operations wait in queues.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How often the kernel's counters are read.
@@ -281,7 +281,7 @@ const NOT_LONG: &str = "the measuring processes did not run for as long as they 
 impl Rig for DiskRig {
     async fn measure(&mut self, load: Load, run: Duration, skip: Duration) -> Result<Rate, Failure> {
         self.control.try_model(&self.disk, None)?;
-        let (ticks, samples) = self.watch(self.probe(LIGHT, 0, self.bytes, load, run + SAMPLE * 2, false)).await?;
+        let (ticks, samples) = self.watch(self.probe(LIGHT, 0, self.bytes, load, run + SAMPLE, false)).await?;
         let ticks = ticks?;
         self.undisturbed(&samples, bytes(&ticks, load))?;
         let begin = ticks.first().ok_or(Failure::Stuck)?.at_ms;
