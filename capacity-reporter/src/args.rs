@@ -48,6 +48,9 @@ pub struct RunArgs {
     /// For how long a node must have been without the driver before its objects are deleted, e.g. `15m`.
     #[arg(long, env = "QUARRY_FORGET_NODES_AFTER", default_value = "15m", value_parser = duration)]
     pub forget_nodes_after: Duration,
+    /// How long a volume's weight or limits must not hold before an event on its claim tells it.
+    #[arg(long, default_value = "15s", value_parser = duration)]
+    pub tell_after: Duration,
     /// Where to serve `/livez`, `/readyz` and `/metrics`, e.g. `127.0.0.1:9809`; without it, they are not served.
     #[arg(long, env = "QUARRY_HTTP_ADDRESS")]
     pub http_address: Option<SocketAddr>,

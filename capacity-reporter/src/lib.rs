@@ -22,4 +22,5 @@ pub mod plan;
 pub mod publish;
 pub mod quantity;
 pub mod run;
+pub mod shares;
 pub mod telemetry;

@@ -21,6 +21,7 @@ use crate::lease::Lease;
 use crate::objects::Objects;
 use crate::pace::Pace;
 use crate::publish::Publisher;
+use crate::shares::Shares;
 use crate::telemetry::http;
 use crate::telemetry::metrics::Metrics;
 use crate::{classes, driver};
@@ -147,6 +148,7 @@ async fn tasks(
         metrics: Arc::clone(metrics),
     };
     let claims = Claims { client: client.clone(), classes: known_classes, metrics: Arc::clone(metrics) };
+    let shares = Shares::new(client.clone(), &identity, Arc::clone(metrics), args.tell_after);
     let janitor = Janitor {
         client: client.clone(),
         applier,
@@ -159,7 +161,8 @@ async fn tasks(
         () = tell => {}
         () = objects.keep(client, &identity, Arc::clone(changed)) => {}
         () = publisher.run() => {}
-        () = claims.run(current) => {}
+        () = claims.run(current.clone()) => {}
+        () = shares.run(current) => {}
         () = janitor.run(lease) => {}
     }
 }

@@ -178,7 +178,12 @@ pub async fn run(args: RunArgs, ending: Ending) -> anyhow::Result<()> {
             claims.clone(),
         )))
         .add_service(NodeServer::new(node))
-        .add_service(CapacityServer::new(CapacityService::new(Arc::clone(&engine), claims, ending.asked.clone())))
+        .add_service(CapacityServer::new(CapacityService::new(
+            Arc::clone(&engine),
+            claims,
+            shares.clone(),
+            ending.asked.clone(),
+        )))
         .add_service(AdminServer::new(AdminService::new(Arc::clone(&engine), detached.clone(), shares, calibrator)))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), end.clone().cancelled_owned());
     let mut server = tokio::spawn(server);

@@ -26,6 +26,7 @@ struct State {
     asked: Mutex<u64>,
     answers: mpsc::UnboundedSender<proto::ClaimsAnswer>,
     questions: Mutex<Option<mpsc::Sender<Result<proto::ClaimsQuestion, Status>>>>,
+    shares: watch::Sender<Vec<proto::Share>>,
 }
 
 #[derive(Clone)]
@@ -48,6 +49,7 @@ impl Driver {
             asked: Mutex::default(),
             answers: sender,
             questions: Mutex::default(),
+            shares: watch::Sender::default(),
         };
         let mut driver = Self { socket: folder.join("csi.sock"), state: Arc::new(state), server: None, answers };
         driver.begin();
@@ -117,6 +119,11 @@ impl Driver {
         }
     }
 
+    /// Says what became of weights and limits.
+    pub fn share(&self, shares: Vec<proto::Share>) {
+        self.state.shares.send_replace(shares);
+    }
+
     /// Whether somebody is there to be asked.
     pub fn is_watched(&self) -> bool {
         self.state.questions.lock().unwrap().is_some()
@@ -180,6 +187,14 @@ impl Capacity for Service {
             |sequence| proto::WatchResponse { sequence, reason: "test".to_owned(), device_classes: Vec::new() };
         let stream = WatchStream::new(self.0.changes.subscribe()).take_while(|s| *s != u64::MAX).map(message).map(Ok);
         Ok(Response::new(Box::pin(stream)))
+    }
+
+    async fn shares(
+        &self,
+        _: Request<proto::SharesRequest>,
+    ) -> Result<Response<BoxStream<proto::SharesResponse>>, Status> {
+        let stream = WatchStream::new(self.0.shares.subscribe());
+        Ok(Response::new(Box::pin(stream.map(|shares| Ok(proto::SharesResponse { shares })))))
     }
 
     async fn claims(

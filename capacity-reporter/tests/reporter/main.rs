@@ -16,7 +16,7 @@ use quarry_capacity_reporter::clean;
 use quarry_capacity_reporter::identity::Identity;
 use quarry_capacity_reporter::run::report;
 use quarry_capacity_reporter::telemetry::metrics::Metrics;
-use quarry_proto::quarry::v1::ClaimsQuestion;
+use quarry_proto::quarry::v1::{ClaimsQuestion, Share};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
@@ -563,4 +563,45 @@ async fn the_driver_is_told_of_the_other_claims_of_a_waiting_pod() {
         answer.others.is_empty() && answer.error.contains("cannot list the waiting pods of namespace apps"),
         "{answer:?}"
     );
+}
+
+#[tokio::test]
+async fn a_claim_is_told_that_its_share_does_not_hold_and_that_it_holds_again() {
+    let mut scene = Scene::set();
+    scene.more = vec!["--tell-after", "200ms"];
+    scene.api.put("persistentvolumeclaims", "shop", "db", json!({"metadata": {"uid": "claim-uid"}}));
+    scene.begin();
+    let share = |state: &str, reason: &str, problem: &str| Share {
+        claim_namespace: "shop".to_owned(),
+        claim_name: "db".to_owned(),
+        pod_name: "db-0".to_owned(),
+        state: state.to_owned(),
+        reason: reason.to_owned(),
+        problem: problem.to_owned(),
+    };
+    let told = |reason: &'static str| {
+        let events = scene.api.all("events");
+        events.into_iter().find(|event| event["reason"] == reason)
+    };
+    scene.driver.share(vec![share("not-enforced", "DiskBehindModel", "DiskBehindModel: vda is slower")]);
+    scene.until("an event", || told("IoShareNotEnforced").is_some()).await;
+    let event = told("IoShareNotEnforced").unwrap();
+    assert_eq!(event["note"], "weight and limits of pod db-0 do not hold: DiskBehindModel: vda is slower");
+    assert_eq!((&event["type"], &event["action"]), (&json!("Warning"), &json!("DiskBehindModel")));
+    assert_eq!(event["regarding"]["uid"], "claim-uid");
+    assert_eq!(event["reportingInstance"], "node-1");
+    // Told once, whatever else changes.
+    scene.driver.share(vec![share("not-enforced", "DiskBehindModel", "DiskBehindModel: vda is slower still")]);
+    tokio::time::sleep(QUIET).await;
+    assert_eq!(scene.api.all("events").len(), 1);
+    scene.driver.share(vec![share("enforced", "", "")]);
+    scene.until("an event", || told("IoShareEnforced").is_some()).await;
+    assert_eq!(told("IoShareEnforced").unwrap()["type"], "Normal");
+    // What nobody asked for, or has not lasted, is no event; neither is one of a claim that is gone.
+    scene.driver.share(vec![
+        share("not-asked", "", ""),
+        Share { claim_name: "gone".to_owned(), ..share("not-enforced", "Off", "Off") },
+    ]);
+    tokio::time::sleep(QUIET).await;
+    assert_eq!(scene.api.all("events").len(), 2);
 }

@@ -13,6 +13,8 @@ use tonic::codegen::BoxStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::engine::{Change, Engine};
+use crate::io::{Control, State};
+use crate::volume::LvName;
 
 use super::claims::Claims;
 
@@ -21,15 +23,34 @@ use super::claims::Claims;
 pub struct CapacityService {
     engine: Arc<Engine>,
     claims: Claims,
+    shares: Option<Arc<Control>>,
     ending: CancellationToken,
 }
 
 impl CapacityService {
-    /// Of the engine's volume groups, until `ending` is cancelled.
+    /// Of the engine's volume groups, and of what became of weights and limits, until `ending` is cancelled.
     #[must_use]
-    pub fn new(engine: Arc<Engine>, claims: Claims, ending: CancellationToken) -> Self {
-        Self { engine, claims, ending }
+    pub fn new(engine: Arc<Engine>, claims: Claims, shares: Option<Arc<Control>>, ending: CancellationToken) -> Self {
+        Self { engine, claims, shares, ending }
     }
+}
+
+fn shares(engine: &Engine, control: &Control) -> proto::SharesResponse {
+    let journal = engine.journaled();
+    let share = |((lv, target), state): ((LvName, String), State)| {
+        let claim = journal.volumes.get(&lv).and_then(|record| record.claim.clone());
+        let (claim_namespace, claim_name) = claim.map(|claim| (claim.namespace, claim.name)).unwrap_or_default();
+        let pod = journal.published.get(&(lv, target)).and_then(|row| row.pod.as_ref()?.name.clone());
+        proto::Share {
+            claim_namespace,
+            claim_name,
+            pod_name: pod.unwrap_or_default(),
+            state: state.name().to_owned(),
+            reason: state.reason().map(|reason| reason.name().to_owned()).unwrap_or_default(),
+            problem: state.reason().map(ToString::to_string).unwrap_or_default(),
+        }
+    };
+    proto::SharesResponse { shares: control.states().into_iter().map(share).collect() }
 }
 
 #[tonic::async_trait]
@@ -47,6 +68,36 @@ impl Capacity for CapacityService {
                 while let Ok(permit) = sender.reserve().await {
                     let Some(change) = changes.next().await else { return };
                     permit.send(Ok(message(change)));
+                }
+            };
+            tokio::select! {
+                () = tell => {}
+                () = sender.closed() => {}
+                () = ending.cancelled() => {}
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(messages))))
+    }
+
+    async fn shares(
+        &self,
+        _: Request<proto::SharesRequest>,
+    ) -> Result<Response<BoxStream<proto::SharesResponse>>, Status> {
+        let control = self.shares.clone().ok_or_else(|| {
+            Status::failed_precondition("the driver sets no weights and limits: its notes in io.json cannot be read")
+        })?;
+        let (engine, ending) = (Arc::clone(&self.engine), self.ending.clone());
+        let mut news = control.news();
+        // One message on its way; what happens meanwhile becomes the next.
+        let (sender, messages) = mpsc::channel(1);
+        tokio::spawn(async move {
+            let tell = async {
+                while let Ok(permit) = sender.reserve().await {
+                    news.borrow_and_update();
+                    permit.send(Ok(shares(&engine, &control)));
+                    if news.changed().await.is_err() {
+                        return;
+                    }
                 }
             };
             tokio::select! {

@@ -85,6 +85,8 @@ pub struct Control {
     pub(super) config: Io,
     work: Mutex<Work>,
     told: Mutex<Told>,
+    /// Counts changes of states.
+    news: tokio::sync::watch::Sender<u64>,
 }
 
 #[derive(Debug)]
@@ -127,13 +129,20 @@ impl Control {
             settled_disks: BTreeSet::new(),
             activity: Activity::default(),
         };
-        Ok(Self { places, config, work: Mutex::new(work), told: Mutex::default() })
+        let news = tokio::sync::watch::Sender::new(0);
+        Ok(Self { places, config, work: Mutex::new(work), told: Mutex::default(), news })
     }
 
     /// What became of every published volume, as of the last pass.
     #[must_use]
     pub fn states(&self) -> BTreeMap<Publication, State> {
         self.told().states.clone()
+    }
+
+    /// Counts changes of [`Self::states`], for whoever waits for the next.
+    #[must_use]
+    pub fn news(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.news.subscribe()
     }
 
     /// What share of its disk each publication with a weight is to get of those that are active, and got lately.
@@ -217,7 +226,10 @@ impl Control {
                 say(publication, state);
             }
         }
-        told.states = states;
+        if told.states != states {
+            told.states = states;
+            self.news.send_modify(|count| *count += 1);
+        }
         awaited
     }
 
