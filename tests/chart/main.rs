@@ -114,6 +114,7 @@ fn rights_are_these_and_no_others() {
                 ("ClusterRole", "nodes", "get"),
                 ("ClusterRole", "pods", "list"),
                 ("ClusterRole", "persistentvolumeclaims", "get"),
+                ("ClusterRole", "events", "create patch"),
                 ("Role", "csistoragecapacities", "get create patch"),
                 ("Role", "leases/quarry-capacity-janitor", "list watch patch"),
             ],
@@ -500,13 +501,19 @@ fn the_values_file_the_schema_and_the_driver_know_the_same_keys() {
     compare("", &schema, &values, &schema);
     // A configuration with every key that the schema knows is one that the driver takes.
     let full = "deviceClasses:\n- {name: a, volumeGroup: b, thinPool: c, poolPercent: 1, overprovisionRatio: 1, reserveBytes: 1, \
-                devices: [/dev/sda]}\nnodes:\n- {match: a, deviceClasses: []}\ntimeouts: {answerSeconds: 1, nodeAnswerSeconds: 1, \
+                devices: [/dev/sda]}\nnodes:\n- {match: a, deviceClasses: [], io: {weights: bfq}}\n\
+                io: {weights: iocost, qosClasses: true, calibration: onRequest, models: [{disk: sda, speed: {readBps: 1, \
+                readSequentialIops: 1, readRandomIops: 1, writeBps: 1, writeSequentialIops: 1, writeRandomIops: 1}}]}\ntimeouts: {answerSeconds: 1, nodeAnswerSeconds: 1, \
                 killSeconds: 2, shutdownSeconds: 1}\n";
     let written: Value = serde_saphyr::from_str(full).unwrap();
     let keys = |object: &Value| object.as_object().unwrap().keys().cloned().collect::<BTreeSet<_>>();
     let config = &schema["properties"]["config"]["properties"];
     assert_eq!(keys(config), keys(&written));
     assert_eq!(keys(&config["timeouts"]["properties"]), keys(&written["timeouts"]));
+    let io = &schema["definitions"]["io"]["properties"];
+    assert_eq!(keys(io), keys(&written["io"]));
+    let model = &io["models"]["items"]["properties"];
+    assert_eq!(keys(&model["speed"]["properties"]), keys(&written["io"]["models"][0]["speed"]));
     assert_eq!(
         keys(&schema["definitions"]["deviceClasses"]["items"]["properties"]),
         keys(&written["deviceClasses"][0])
@@ -526,6 +533,7 @@ fn the_documentation_has_every_key() {
         ("configuration.md", "/properties/config/properties/timeouts/properties"),
         ("configuration.md", "/properties/config/properties/nodes/items/properties"),
         ("configuration.md", "/definitions/deviceClasses/items/properties"),
+        ("configuration.md", "/definitions/io/properties"),
     ] {
         let text = read(&format!("../../docs/{document}"));
         for key in keys(pointer) {

@@ -70,8 +70,10 @@ async fn a_quiet_disk_is_measured_by_itself_when_a_pod_needs_it_and_one_in_use_i
     let tenant = Tenant::without_cgroup(&scene, 1, Class::Guaranteed, &asks).await;
     // Somebody is at work before the pod starts, so it is not the time for it.
     let device = tenant.device().display().to_string();
+    // It has to outlive the command that starts it.
     shell(&format!(
-        "(while :; do dd if={device} of=/dev/null bs=4k iflag=direct status=none; done) & echo $! >/run/reader"
+        "setsid -f sh -c 'echo $$ >/run/reader; while :; do dd if={device} of=/dev/null bs=4k iflag=direct status=none; done' \
+         >/dev/null 2>&1 </dev/null"
     ));
     tenant.make_cgroup();
     tenant.becomes(&scene, "not-enforced", "somebody else uses the disk").await;
@@ -79,7 +81,7 @@ async fn a_quiet_disk_is_measured_by_itself_when_a_pod_needs_it_and_one_in_use_i
     assert!(!root_line("io.cost.qos", &scene.group.disks()[0]).contains("enable=1"));
     let refused = scene.driver.calibrate().unwrap_err();
     assert!(format!("{refused:#}").contains("somebody else uses the disk"), "{refused:#}");
-    shell("pkill -P $(cat /run/reader); kill $(cat /run/reader); pkill dd; true");
+    shell("kill $(cat /run/reader); pkill -x dd; true");
     tenant.becomes_within(&scene, Duration::from_secs(300), "enforced", "").await;
     leaves_nothing(&scene);
     between("the model's reads", model(&scene, "rrandiops"), 0.8 * IOPS, IOPS);
