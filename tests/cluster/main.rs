@@ -6,6 +6,7 @@
 mod capacity;
 mod driver;
 mod nodes;
+mod shares;
 mod volumes;
 
 /// The nodes, as the suite makes them: the first has the larger disk and no udevd, the second has udevd.
