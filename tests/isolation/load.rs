@@ -49,15 +49,20 @@ pub fn race(tenants: &[(&Tenant, Job)]) -> Vec<f64> {
 pub fn run(tenants: &[(&Tenant, Job)]) -> Vec<Outcome> {
     let folder = tempfile::tempdir().unwrap();
     let output = |index: usize| folder.path().join(format!("{index}.json")).display().to_string();
+    // Who started later would have the disk to himself at the end.
+    let gate =
+        format!("touch ready.$1; while [ \"$(ls | grep -c ^ready)\" -lt {} ]; do sleep 0.05; done\n", tenants.len());
+    std::fs::write(folder.path().join("gate"), gate).unwrap();
     let mut script = "pids=\n".to_owned();
     for (index, (tenant, job)) in tenants.iter().enumerate() {
         let (cgroup, device) = (tenant.cgroup().display().to_string(), tenant.device().display().to_string());
         let Job { rw, depth, sync } = job;
         let sync = u8::from(*sync);
         script.push_str(&format!(
-            "sh -c 'echo $$ > {cgroup}/cgroup.procs && exec fio --name=t{index} --filename={device} --ioengine=libaio --direct=1 \
+            "sh -c 'cd {} && echo $$ > {cgroup}/cgroup.procs && exec fio --name=t{index} --exec_prerun=\"sh gate {index}\" --filename={device} --ioengine=libaio --direct=1 \
              --bs=4k --rw={rw} --iodepth={depth} --sync={sync} --time_based --runtime=8 --ramp_time=3 --randrepeat=0 \
              --output-format=json --output={}' & pids=\"$pids $!\"\n",
+            folder.path().display(),
             output(index)
         ));
     }
