@@ -297,6 +297,12 @@ async fn wishes(
                 }
                 Wish::Say(figures)
             }
+            // No object says as much as one that says 0, and does so for every node that never had such a disk.
+            Err(DriverError::Refused { code: tonic::Code::NotFound, message, .. }) => {
+                tracing::debug!(class, message, "nothing is published for a class that this node lacks");
+                memory.unreadable.remove(class);
+                continue;
+            }
             Err(error @ DriverError::Away { .. }) => {
                 tracing::debug!(class, error = chain(&error), "the driver went away");
                 Wish::Keep

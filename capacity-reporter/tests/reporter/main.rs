@@ -605,3 +605,17 @@ async fn a_claim_is_told_that_its_share_does_not_hold_and_that_it_holds_again() 
     tokio::time::sleep(QUIET).await;
     assert_eq!(scene.api.all("events").len(), 2);
 }
+
+#[tokio::test]
+async fn a_class_that_the_node_lacks_has_no_object() {
+    let scene = Scene::settled().await;
+    scene.driver.say("a", Err(tonic::Code::NotFound));
+    scene.until("no object", || scene.objects("a").is_empty()).await;
+    assert_eq!(scene.objects("b").len(), 1);
+    // It has it again: a volume group was made.
+    scene.driver.say("a", Ok((GIB, Some(GIB))));
+    scene.until_told("a", "1Gi").await;
+    // What cannot be read is another matter.
+    scene.driver.say("a", Err(tonic::Code::Unavailable));
+    scene.until_told("a", "0").await;
+}

@@ -20,16 +20,19 @@ pub enum RoomError {
     /// The group cannot be read.
     #[error(transparent)]
     Unreadable(#[from] Unreadable),
+    /// This node lacks the class, or its volume group, and every disk was read that it could be on.
+    #[error(transparent)]
+    Absent(Box<CreateError>),
 }
 
 impl Engine {
-    /// The largest volume that can be made now; 0 where this node lacks the class or its volume group. Volumes that are
-    /// being made count as made. Less while room is kept from the scheduler (`holds`).
+    /// The largest volume that can be made now. Volumes that are being made count as made. Less while room is kept from
+    /// the scheduler (`holds`).
     ///
     /// No process is run: the last reading of the metadata, kept true by the watcher, and the kernel's state of the pool.
     ///
     /// # Errors
-    /// [`RoomError`] when the group's disks do not answer.
+    /// [`RoomError`] when the group's disks do not answer, or this node has no such class or group.
     pub async fn room(&self, class: &str, provisioning: Provisioning) -> Result<Bytes, RoomError> {
         let room = self.measured_room(class, provisioning).await;
         self.changes.tell(class, provisioning, room.as_ref().ok().copied());
@@ -41,7 +44,9 @@ impl Engine {
         let (class, group) = match self.class_and_group(class).await {
             Ok(found) => found,
             Err(CreateError::Unreadable(error)) => return Err(error.into()),
-            Err(_) => return Ok(Bytes(0)),
+            // On a disk that cannot be read there may be one.
+            Err(_) if !self.groups.sights().unread.is_empty() => return Ok(Bytes(0)),
+            Err(absent) => return Err(RoomError::Absent(Box::new(absent))),
         };
         // A thin volume that is being made may make its pool before.
         let pools = provisioning == Provisioning::Thin || self.under_way.has_thin(group.uuid());

@@ -18,7 +18,7 @@ pub enum GetCapacityError {
     /// The capabilities.
     #[error(transparent)]
     Capability(#[from] CapabilityError),
-    /// The volume group could not be read. Zero would be a guess that lasts.
+    /// The volume group could not be read, so zero would be a guess that lasts; or there is none.
     #[error(transparent)]
     Engine(#[from] RoomError),
 }
@@ -27,7 +27,9 @@ impl From<GetCapacityError> for Status {
     fn from(error: GetCapacityError) -> Self {
         let code = match &error {
             GetCapacityError::Parameter(_) | GetCapacityError::Capability(_) => Code::InvalidArgument,
-            GetCapacityError::Engine(_) => Code::Unavailable,
+            GetCapacityError::Engine(RoomError::Unreadable(_)) => Code::Unavailable,
+            // Whoever publishes figures publishes none for this.
+            GetCapacityError::Engine(RoomError::Absent(_)) => Code::NotFound,
         };
         status::from(code, &error)
     }
