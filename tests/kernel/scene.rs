@@ -65,10 +65,26 @@ impl Scene {
 
     /// What GetCapacity says: both of its figures are the same.
     pub async fn capacity(&self, parameters: &[(&str, &str)]) -> i64 {
+        self.told(parameters).await.unwrap()
+    }
+
+    /// The same, or why it says nothing.
+    pub async fn told(&self, parameters: &[(&str, &str)]) -> Result<i64, Status> {
         let request = csi::GetCapacityRequest { parameters: map(parameters), ..Default::default() };
-        let answer = self.csi.controller.clone().get_capacity(request).await.unwrap().into_inner();
+        let answer = self.csi.controller.clone().get_capacity(request).await?.into_inner();
         assert_eq!(answer.maximum_volume_size, Some(answer.available_capacity));
-        answer.available_capacity
+        Ok(answer.available_capacity)
+    }
+
+    /// Waits for half a minute for something to come about.
+    pub async fn eventually<F: Future<Output = bool>>(&self, what: &str, holds: impl Fn() -> F) {
+        for _ in 0..300 {
+            if holds().await {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        panic!("it did not come about that {what}; {}", self.driver.log_tail(30));
     }
 
     /// Waits until GetCapacity says what is expected: changes behind the driver's back are noticed, not polled for.

@@ -4,7 +4,7 @@ use quarry_proto::csi::v1 as csi;
 use tonic::Code;
 
 use crate::scene::{GIB, MIB, Scene, THICK, THIN, block, filesystem, group_with, refused, shell, spec};
-use quarry_tests::in_vm::{DriverUnderTest, VolumeGroup, lvm};
+use quarry_tests::in_vm::{DriverUnderTest, VgOptions, VolumeGroup, lvm};
 
 #[tokio::test]
 async fn a_thin_volume_is_made_in_a_pool_that_the_driver_makes() {
@@ -153,7 +153,7 @@ async fn ids_of_foreign_form_and_of_other_nodes_are_told_apart() {
 
 #[tokio::test]
 async fn a_class_or_group_that_this_node_lacks_sends_the_pod_elsewhere() {
-    let group = VolumeGroup::fresh("lack").unwrap();
+    let group = VolumeGroup::with("lack", &VgOptions { disks: 2, ..VgOptions::default() }).unwrap();
     let config = format!(
         "deviceClasses:\n  - {{name: default, volumeGroup: {}}}\n  - {{name: nvme, volumeGroup: none-such}}\n\
          timeouts: {{answerSeconds: 300}}\n",
@@ -163,9 +163,23 @@ async fn a_class_or_group_that_this_node_lacks_sends_the_pod_elsewhere() {
     let create = |class| scene.create(filesystem("pvc-1", GIB, &[("deviceClass", class)]));
     refused(create("hdd").await, Code::ResourceExhausted, &["node-1", "\"hdd\"", "\"default\", \"nvme\""]);
     refused(create("nvme").await, Code::ResourceExhausted, &["none-such", "nvme"]);
-    assert_eq!(scene.capacity(&[("deviceClass", "nvme")]).await, 0);
-    assert_eq!(scene.capacity(&[("deviceClass", "hdd")]).await, 0);
+    refused(scene.told(&[("deviceClass", "hdd")]).await, Code::NotFound, &["node-1", "\"hdd\""]);
+    let lacks_nvme = || async {
+        refused(scene.told(&[("deviceClass", "nvme")]).await, Code::NotFound, &["node-1", "none-such"]);
+    };
+    lacks_nvme().await;
     create("default").await.unwrap();
+
+    // It is made while the driver runs, and removed.
+    let disk = scene.group.disks()[1].display().to_string();
+    let group = scene.group.name();
+    lvm("vgreduce", &[group, &disk]).unwrap().success().unwrap();
+    lvm("vgcreate", &["none-such", &disk]).unwrap().success().unwrap();
+    scene.eventually("the new group is found", || async { scene.told(&[("deviceClass", "nvme")]).await.is_ok() }).await;
+    assert!(scene.capacity(&[("deviceClass", "nvme")]).await > 0);
+    lvm("vgremove", &["none-such"]).unwrap().success().unwrap();
+    scene.eventually("it is seen to be gone", || async { scene.told(&[("deviceClass", "nvme")]).await.is_err() }).await;
+    lacks_nvme().await;
 }
 
 #[tokio::test]

@@ -21,7 +21,7 @@ use super::{Engine, Reading};
 const NAME: &str = "quarry-scratch";
 /// Its tag.
 const TAG: &str = "quarry-scratch";
-/// What it has where there is room.
+/// What it has where there is twice as much room: volumes may be made meanwhile.
 const SIZE: u64 = 1024 * MIB;
 /// What serves.
 const LEAST: u64 = 128 * MIB;
@@ -92,7 +92,7 @@ impl Ground for Engine {
         let no_room = || Failure::NoRoom { vg: vg.clone(), disk: disk.name.clone(), least: Bytes(LEAST) };
         let on_disk = reading.free_on(&device).ok_or_else(no_room)?;
         let extent = reading.extent();
-        let size = Bytes(SIZE.min(self.scratch_room(&reading)).min(on_disk)).round_down(extent);
+        let size = Bytes(SIZE.min(self.scratch_room(&reading) / 2).min(on_disk)).round_down(extent);
         if size.0 < LEAST {
             return Err(no_room());
         }

@@ -42,7 +42,7 @@ pub enum Failure {
     #[error("{0}")]
     NoGround(String),
     /// There is no room for the scratch volume.
-    #[error("volume group {vg} has no room for a scratch volume of {least} on disk {disk}")]
+    #[error("volume group {vg} has no room for a scratch volume of {least} on disk {disk}: twice that must be free")]
     NoRoom {
         /// The group.
         vg: String,

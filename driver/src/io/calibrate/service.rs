@@ -26,6 +26,8 @@ const PAUSE: Duration = Duration::from_secs(60);
 const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 /// How long a scratch volume is written.
 const FILL: Duration = Duration::from_secs(60);
+/// How often its removal is tried.
+const REMOVALS: u32 = 15;
 /// How long all of it may take.
 const LIMIT: Duration = Duration::from_secs(300);
 
@@ -103,10 +105,7 @@ impl Calibrator {
     async fn calibrate_disk(&self, disk: &Disk) -> Result<Calibration, Failure> {
         self.control.begin_calibration(disk)?;
         tracing::info!(disk = disk.name, "calibration begins");
-        let outcome = match tokio::time::timeout(LIMIT, self.on_scratch(disk)).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(Failure::Failed(format!("it took longer than {} s", LIMIT.as_secs()))),
-        };
+        let outcome = self.on_scratch(disk).await;
         match &outcome {
             Ok(found) => tracing::info!(disk = disk.name, ?found, "calibrated"),
             Err(error) => tracing::warn!(disk = disk.name, %error, "not calibrated"),
@@ -127,11 +126,28 @@ impl Calibrator {
             let mut rig = DiskRig::new(control, exec, disk.clone(), device, size, FILL).await?;
             procedure::calibrate(&mut rig).await
         };
-        let found = found.await;
-        if let Err(error) = self.ground.remove_scratch(&scratch).await {
-            tracing::error!(disk = disk.name, %error, "the scratch volume is left; it is removed before the next one is made");
-        }
+        let found = match tokio::time::timeout(LIMIT, found).await {
+            Ok(found) => found,
+            Err(_) => Err(Failure::Failed(format!("it took longer than {} s", LIMIT.as_secs()))),
+        };
+        self.remove(disk, &scratch).await;
         found
+    }
+
+    /// A measuring process that was given up may use it for a while yet.
+    async fn remove(&self, disk: &Disk, scratch: &Scratch) {
+        for _ in 0..REMOVALS {
+            match self.ground.remove_scratch(scratch).await {
+                Ok(()) => return,
+                Err(error) => tracing::warn!(disk = disk.name, %error, "the scratch volume cannot be removed yet"),
+            }
+            tokio::time::sleep(PERIOD * 2).await;
+        }
+        tracing::error!(
+            disk = disk.name,
+            vg = scratch.vg,
+            "the scratch volume is left; it is removed before the next one is made"
+        );
     }
 
     /// Whether nobody uses the disk for a while.
