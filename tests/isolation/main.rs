@@ -9,6 +9,7 @@
 mod calibration;
 mod limits;
 mod load;
+mod places;
 #[expect(dead_code, reason = "the kernel suite needs more of it")]
 #[path = "../kernel/pod.rs"]
 mod pod;

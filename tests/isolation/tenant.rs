@@ -89,7 +89,8 @@ static PODS: AtomicU32 = AtomicU32::new(1);
 pub struct Tenant {
     pub uid: String,
     pub volume: csi::Volume,
-    class: Class,
+    /// Its cgroup's folder, below the root.
+    cgroup: PathBuf,
     pod: Pod,
 }
 
@@ -103,14 +104,23 @@ impl Tenant {
 
     /// The same before its cgroup is there: so a pod can be when its volumes are published.
     pub async fn without_cgroup(scene: &Scene, number: u8, class: Class, parameters: &[(&str, &str)]) -> Self {
-        let volume = scene.create(block(&format!("pvc-{number}"), 64 * MIB, parameters)).await.unwrap();
-        let tenant = Self {
-            // No two pods of a run share one.
-            uid: format!("{:08x}-0000-4000-8000-000000000000", PODS.fetch_add(1, Ordering::Relaxed)),
-            pod: Pod::with_block(scene, volume.clone()),
-            volume,
-            class,
-        };
+        let cgroup = |uid: &str| format!("{}/pod{uid}", class.folder());
+        Self::placed(scene, number, 64, cgroup, parameters).await
+    }
+
+    /// One whose cgroup will be somewhere else, with a volume of so many MiB.
+    pub async fn placed(
+        scene: &Scene,
+        number: u8,
+        mib: i64,
+        cgroup: impl Fn(&str) -> String,
+        parameters: &[(&str, &str)],
+    ) -> Self {
+        let volume = scene.create(block(&format!("pvc-{number}"), mib * MIB, parameters)).await.unwrap();
+        // No two pods of a run share one.
+        let uid = format!("{:08x}-0000-4000-8000-000000000000", PODS.fetch_add(1, Ordering::Relaxed));
+        let cgroup = PathBuf::from(cgroup(&uid));
+        let tenant = Self { uid, pod: Pod::with_block(scene, volume.clone()), volume, cgroup };
         tenant.pod.stage(scene).await.unwrap();
         tenant.publish(scene).await.unwrap();
         // Thin blocks are allocated by this: what is measured later are reads and overwrites.
@@ -142,13 +152,13 @@ impl Tenant {
     }
 
     pub fn cgroup(&self) -> PathBuf {
-        Path::new(CGROUPS).join(self.class.folder()).join(format!("pod{}", self.uid))
+        Path::new(CGROUPS).join(&self.cgroup)
     }
 
     /// Makes its cgroup, with those above it.
     pub fn make_cgroup(&self) {
         let mut above = PathBuf::from(CGROUPS);
-        for part in Path::new(self.class.folder()) {
+        for part in self.cgroup.parent().unwrap() {
             above.push(part);
             fs::create_dir_all(&above).unwrap();
             fs::write(above.join("cgroup.subtree_control"), "+io").unwrap();
