@@ -211,24 +211,8 @@ pub async fn calibrate(rig: &mut dyn Rig) -> Result<Found, Failure> {
         loop {
             let model = measured.scaled(read, write);
             rig.install(model.cost_model()).await?;
-            let run = duration(check, model);
-            let mut race = race(rig, check.load, check.load, run).await?;
-            let mut verdict = judge(&race, model, check.load, check.load);
-            if verdict == Verdict::Uneven {
-                // Chance, as long as nothing queues.
-                race = self::race(rig, check.load, check.load, run * 2).await?;
-                verdict = judge(&race, model, check.load, check.load);
-            }
-            tracing::info!(
-                check = check.name,
-                ?verdict,
-                read,
-                write,
-                ratio = ratio(&race, model, check.load, check.load),
-                queue = race.queue,
-                usage = race.usage,
-                "calibration: raced"
-            );
+            let pair = (check.load, check.load);
+            let (race, verdict) = judged(rig, check.name, pair, duration(check, model), model).await?;
             let correction = match verdict {
                 Verdict::Holds => break,
                 Verdict::Queues => race.usage.clamp(0.05, 0.98) * 0.99,
@@ -236,10 +220,7 @@ pub async fn calibrate(rig: &mut dyn Rig) -> Result<Found, Failure> {
             };
             tries += 1;
             if tries >= TRIES {
-                return Err(Failure::NoModel {
-                    check: check.name,
-                    detail: describe(&race, model, check.load, check.load),
-                });
+                return Err(Failure::NoModel { check: check.name, detail: describe(&race, model, pair) });
             }
             if check.reads {
                 read *= correction;
@@ -251,17 +232,15 @@ pub async fn calibrate(rig: &mut dyn Rig) -> Result<Found, Failure> {
     }
     let model = measured.scaled(read * MARGIN, write * MARGIN);
     rig.install(model.cost_model()).await?;
-    let (light, heavy) = (Load::random(100, DEPTH), Load::random(50, DEPTH));
-    let last = race(rig, light, heavy, SECOND * 5).await?;
-    if judge(&last, model, light, heavy) != Verdict::Holds {
-        return Err(Failure::NoModel {
-            check: "reads against reads and writes",
-            detail: describe(&last, model, light, heavy),
-        });
+    let pair = (Load::random(100, DEPTH), Load::random(50, DEPTH));
+    let name = "4 KiB reads against reads and writes";
+    let (last, verdict) = judged(rig, name, pair, SECOND * 5, model).await?;
+    if verdict != Verdict::Holds {
+        return Err(Failure::NoModel { check: name, detail: describe(&last, model, pair) });
     }
     Ok(Found {
         model: model.cost_model(),
-        ratio: ratio(&last, model, light, heavy),
+        ratio: ratio(&last, model, pair),
         queue: last.queue,
         read_iops: read_small,
         write_iops: write_small,
@@ -300,7 +279,29 @@ async fn measure(rig: &mut dyn Rig, load: Load) -> Result<f64, Failure> {
     }
 }
 
-async fn race(rig: &mut dyn Rig, light: Load, heavy: Load, run: Duration) -> Result<Race, Failure> {
+/// A race and what to think of it; an uneven one is repeated once with more time, for it may be chance.
+async fn judged(
+    rig: &mut dyn Rig,
+    name: &'static str,
+    pair: (Load, Load),
+    run: Duration,
+    model: Model,
+) -> Result<(Race, Verdict), Failure> {
+    let mut outcome = None;
+    for run in [run, run * 2] {
+        let race = race(rig, pair, run).await?;
+        let verdict = judge(&race, model, pair);
+        let Race { queue, usage, .. } = race;
+        tracing::info!(race = name, ?verdict, ratio = ratio(&race, model, pair), queue, usage, "calibration: raced");
+        outcome = Some((race, verdict));
+        if verdict != Verdict::Uneven {
+            break;
+        }
+    }
+    outcome.ok_or(Failure::Stuck)
+}
+
+async fn race(rig: &mut dyn Rig, (light, heavy): (Load, Load), run: Duration) -> Result<Race, Failure> {
     let mut disturbed = 0;
     loop {
         match rig.race(light, heavy, run, SECOND).await {
@@ -311,7 +312,7 @@ async fn race(rig: &mut dyn Rig, light: Load, heavy: Load, run: Duration) -> Res
 }
 
 /// What the heavy one got, in terms of the light one: in the disk's time, for that is what is divided.
-fn ratio(race: &Race, model: Model, light: Load, heavy: Load) -> f64 {
+fn ratio(race: &Race, model: Model, (light, heavy): (Load, Load)) -> f64 {
     model.time(race.heavy, heavy.block) / model.time(race.light, light.block).max(1e-9)
 }
 
@@ -324,10 +325,11 @@ enum Verdict {
     Uneven,
 }
 
-fn judge(race: &Race, model: Model, light: Load, heavy: Load) -> Verdict {
+fn judge(race: &Race, model: Model, pair: (Load, Load)) -> Verdict {
+    let (light, heavy) = pair;
     let depth = f64::from(light.depth + heavy.depth);
     let rate = race.light.all() + race.heavy.all();
-    let ratio = ratio(race, model, light, heavy);
+    let ratio = ratio(race, model, pair);
     if race.queue > depth * MOST_QUEUED || race.growth > rate * MOST_GROWTH {
         Verdict::Queues
     } else if ratio < RATIO.0 || ratio > RATIO.1 || race.usage < LEAST_USAGE {
@@ -337,10 +339,10 @@ fn judge(race: &Race, model: Model, light: Load, heavy: Load) -> Verdict {
     }
 }
 
-fn describe(race: &Race, model: Model, light: Load, heavy: Load) -> String {
+fn describe(race: &Race, model: Model, pair: (Load, Load)) -> String {
     format!(
         "weights 1:4 came out as 1:{:.1}, with {:.0} operations in the disk's queue and {:.0} % of the time charged",
-        ratio(race, model, light, heavy),
+        ratio(race, model, pair),
         race.queue,
         race.usage * 100.0
     )

@@ -156,7 +156,7 @@ fn a_growing_queue_is_a_model_that_is_too_fast_whatever_the_ratio_is() {
         growth,
         usage,
     };
-    let verdict = |race: Race| judge(&race, model, load, load);
+    let verdict = |race: Race| judge(&race, model, (load, load));
     assert_eq!(verdict(race(0.5, 0.0, 1.0, 400.0)), Verdict::Holds);
     assert_eq!(verdict(race(9.0, 0.0, 1.0, 400.0)), Verdict::Queues);
     assert_eq!(verdict(race(0.5, 18.0, 1.0, 400.0)), Verdict::Queues);
