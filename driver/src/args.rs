@@ -63,6 +63,9 @@ pub struct RunArgs {
     /// Where to serve `/livez`, `/readyz` and `/metrics`, e.g. `127.0.0.1:9808`; without it, they are not served.
     #[arg(long, env = "QUARRY_HTTP_ADDRESS")]
     pub http_address: Option<SocketAddr>,
+    /// Whether `/metrics` has series for each volume, beside the sums.
+    #[arg(long, env = "QUARRY_VOLUME_METRICS", default_value_t = true, action = clap::ArgAction::Set)]
+    pub volume_metrics: bool,
     /// How log lines look.
     #[arg(long, env = "QUARRY_LOG_FORMAT", default_value = "json")]
     pub log_format: LogFormat,

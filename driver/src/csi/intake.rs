@@ -117,7 +117,8 @@ mod tests {
     use tower::ServiceExt as _;
 
     fn gate(code: Code) -> (Intake, impl Service<Request<Body>, Response = Response<Body>, Error = std::io::Error>) {
-        let intake = Intake { metrics: Arc::new(Metrics::new().unwrap()), ending: CancellationToken::new() };
+        let intake =
+            Intake { metrics: Arc::new(Metrics::new(Default::default()).unwrap()), ending: CancellationToken::new() };
         let served = tower::service_fn(move |_: Request<Body>| async move {
             Ok::<_, std::io::Error>(match code {
                 Code::Ok => Response::new(Body::empty()),
@@ -144,10 +145,10 @@ mod tests {
     async fn answers_are_counted_by_rpc_and_code_and_unknown_paths_together() {
         let (intake, service) = gate(Code::Aborted);
         ask(service, "/csi.v1.Controller/CreateVolume").await;
-        assert!(text(&intake).contains("duration_seconds_count{code=\"ABORTED\",rpc=\"CreateVolume\"} 1"));
+        assert!(text(&intake).contains("duration_seconds_count{code=\"ABORTED\",rpc=\"CreateVolume\",node=\"\"} 1"));
         let (intake, service) = gate(Code::Unimplemented);
         ask(service, "/csi.v1.Controller/Nonsense4711").await;
-        assert!(!text(&intake).contains("4711") && text(&intake).contains("rpc=\"other\"} 1"));
+        assert!(!text(&intake).contains("4711") && text(&intake).contains("rpc=\"other\",node=\"\"} 1"));
     }
 
     #[tokio::test]

@@ -17,6 +17,7 @@ mod group;
 mod groups;
 mod health;
 mod holds;
+pub mod inventory;
 mod locks;
 mod modify;
 mod pins;
@@ -27,6 +28,7 @@ mod records;
 pub mod recovery;
 mod retag;
 mod room;
+pub mod sampler;
 mod start;
 pub mod survey;
 mod tenants;
@@ -91,6 +93,7 @@ pub struct Engine {
     under_way: underway::UnderWay,
     gauge: usage::Gauge,
     holds: holds::Holds,
+    samples: sampler::Samples,
     /// The journal did not take what a recovery wanted to write.
     recovery_put_off: AtomicBool,
     /// A pod got a volume, or lost one, or a volume asks for something else.

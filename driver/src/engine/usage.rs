@@ -82,6 +82,8 @@ pub struct Gauge {
     pools: Mutex<BTreeMap<LvmUuid, Arc<tokio::sync::Mutex<()>>>>,
     /// The pools of which the last question failed.
     troubled: Mutex<BTreeSet<LvmUuid>>,
+    /// The last answers.
+    answers: Mutex<BTreeMap<LvmUuid, Fill>>,
 }
 
 impl Gauge {
@@ -94,6 +96,10 @@ impl Gauge {
         let fill = self.in_turn(pool.uuid, async move { pool_fill(&vg, &lv).await }).await;
         let slow = || Err(UsageError::Slow { vg: group.name.clone(), pool: pool.name.clone() });
         let fill = fill.unwrap_or_else(slow);
+        match &fill {
+            Ok(Some(fill)) => drop(lock(&self.answers).insert(pool.uuid, *fill)),
+            _ => drop(lock(&self.answers).remove(&pool.uuid)),
+        }
         // Asked once a second, told once.
         let (vg, name) = (&group.name, &pool.name);
         match &fill {
@@ -106,6 +112,12 @@ impl Gauge {
             _ => {}
         }
         fill
+    }
+
+    /// What the kernel said last of a thin pool; nothing where that was no figure. Nothing is asked for this.
+    #[must_use]
+    pub fn known(&self, pool: LvmUuid) -> Option<Fill> {
+        lock(&self.answers).get(&pool).copied()
     }
 
     /// Asks when no question about the pool is under way any more; nothing where there is no answer in time.

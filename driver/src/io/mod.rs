@@ -7,6 +7,7 @@
 
 pub mod control;
 pub mod cost;
+pub mod facts;
 mod keyed;
 pub mod notes;
 pub mod plan;

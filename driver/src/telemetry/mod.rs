@@ -1,7 +1,9 @@
 //! Logs, and over HTTP: is the driver alive, what is not in order, how much of what.
 
+pub mod exposition;
 pub mod health;
 pub mod http;
+pub mod inventory;
 pub mod metrics;
 pub mod store;
 
