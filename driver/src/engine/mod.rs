@@ -68,7 +68,7 @@ pub use reading::Reading;
 pub use retag::TagChangeError;
 pub use room::RoomError;
 pub use start::{Settings, StartError};
-pub use usage::{Usage, UsageError};
+pub use usage::{Fill, Usage, UsageError};
 pub use volume::Volume;
 
 /// The node's volumes.
