@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
 
 mod helm;
+mod monitoring;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
