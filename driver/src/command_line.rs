@@ -43,6 +43,8 @@ async fn execute(cli: Cli) -> anyhow::Result<()> {
         }
         Command::Probe(args) => run::probe(&args).await,
         Command::Volumes(args) => print(command::volumes(&args).await),
+        Command::Status(args) => print(command::status(&args).await),
+        Command::LogFilter(args) => print(command::log_filter(&args).await),
         Command::Forget(args) => print(command::forget(&args).await),
         Command::RestoreIo(args) => print(run::restore_io(&args).await),
         Command::RemoveOrphan(args) => print(command::remove_orphan(&args).await),

@@ -174,7 +174,12 @@ pub async fn run(args: RunArgs, ending: Ending) -> anyhow::Result<()> {
         )))
         .add_service(NodeServer::new(node))
         .add_service(CapacityServer::new(CapacityService::new(Arc::clone(&engine), claims, ending.asked.clone())))
-        .add_service(AdminServer::new(AdminService::new(Arc::clone(&engine), detached.clone(), shares)))
+        .add_service(AdminServer::new(AdminService::new(
+            Arc::clone(&engine),
+            detached.clone(),
+            shares,
+            parts.health.clone(),
+        )))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), end.clone().cancelled_owned());
     let mut server = tokio::spawn(server);
     let served = tokio::select! {

@@ -13,6 +13,8 @@ use crate::engine::survey::Surveyed;
 use crate::engine::{Engine, ForgetError};
 use crate::io::control::Publication;
 use crate::io::{Control, State};
+use crate::telemetry::health::Health;
+use crate::telemetry::refilter;
 use crate::volume::VolumeHandle;
 
 /// Serves what an administrator asks.
@@ -21,14 +23,15 @@ pub struct AdminService {
     engine: Arc<Engine>,
     detached: Detached,
     shares: Option<Arc<Control>>,
+    health: Health,
 }
 
 impl AdminService {
     /// Of the engine's volumes; `detached` runs the work that outlives its request, `shares` knows what became of weights
-    /// and limits.
+    /// and limits, `health` what is not in order.
     #[must_use]
-    pub fn new(engine: Arc<Engine>, detached: Detached, shares: Option<Arc<Control>>) -> Self {
-        Self { engine, detached, shares }
+    pub fn new(engine: Arc<Engine>, detached: Detached, shares: Option<Arc<Control>>, health: Health) -> Self {
+        Self { engine, detached, shares, health }
     }
 }
 
@@ -63,7 +66,7 @@ impl Admin for AdminService {
     ) -> Result<Response<proto::ForgetVolumeResponse>, Status> {
         let name = request.into_inner().name;
         let forgotten = self.engine.forget_volume(&name).await;
-        status::answer("ForgetVolume", &name, forgotten.map(|()| proto::ForgetVolumeResponse {}))
+        status::answer(&name, forgotten.map(|()| proto::ForgetVolumeResponse {}))
     }
 
     async fn forget_volume_group(
@@ -74,7 +77,7 @@ impl Admin for AdminService {
         let answer = |volumes: Vec<_>| proto::ForgetVolumeGroupResponse {
             volumes: volumes.iter().map(ToString::to_string).collect(),
         };
-        status::answer("ForgetVolumeGroup", "", forgotten.map(answer))
+        status::answer("", forgotten.map(answer))
     }
 
     async fn remove_orphan(
@@ -85,12 +88,35 @@ impl Admin for AdminService {
         let (engine, volume) = (Arc::clone(&self.engine), name.clone());
         let work = async move { engine.remove_orphan(&volume).await };
         let removed = self.detached.run("RemoveOrphan", &name, self.engine.config().timeouts.answer(), work).await;
-        status::answer("RemoveOrphan", &name, removed.map(|()| proto::RemoveOrphanResponse {}))
+        status::answer(&name, removed.map(|()| proto::RemoveOrphanResponse {}))
+    }
+
+    async fn get_status(
+        &self,
+        _: Request<proto::GetStatusRequest>,
+    ) -> Result<Response<proto::GetStatusResponse>, Status> {
+        let shares = self.shares.as_ref().map(|shares| shares.states()).unwrap_or_default();
+        let volumes = describe_all(&self.engine, &shares, self.engine.surveyed_now());
+        Ok(Response::new(super::status::of(&self.engine, &self.health, volumes)))
+    }
+
+    async fn set_log_filter(
+        &self,
+        request: Request<proto::SetLogFilterRequest>,
+    ) -> Result<Response<proto::SetLogFilterResponse>, Status> {
+        let filter = request.into_inner().filter;
+        let before = refilter(&filter).map_err(|error| Status::invalid_argument(format!("{error:#}")))?;
+        tracing::info!(before, filter, "the log's filter was changed");
+        Ok(Response::new(proto::SetLogFilterResponse { before }))
     }
 }
 
 /// Every volume of the engine's node, with what became of its weight and limits at each pod.
 pub async fn volumes(engine: &Engine, shares: &BTreeMap<Publication, State>) -> Vec<proto::Volume> {
+    describe_all(engine, shares, engine.survey().await)
+}
+
+fn describe_all(engine: &Engine, shares: &BTreeMap<Publication, State>, surveyed: Vec<Surveyed>) -> Vec<proto::Volume> {
     let node = engine.node().clone();
     let describe = |volume: Surveyed| {
         let handle = VolumeHandle { node: node.clone(), lv: volume.lv.clone() }.to_string();
@@ -119,10 +145,11 @@ pub async fn volumes(engine: &Engine, shares: &BTreeMap<Publication, State>) -> 
             described.provisioning = record.provisioning;
             described.content = record.content;
             described.size_bytes = record.size;
+            described.used_bytes = engine.used(&described.volume_group_uuid, &volume.lv);
         }
         described
     };
-    engine.survey().await.into_iter().map(describe).collect()
+    surveyed.into_iter().map(describe).collect()
 }
 
 fn publication(share: Option<&State>, (target_path, row): (String, crate::journal::Published)) -> proto::Publication {

@@ -34,11 +34,11 @@ pub fn table(volumes: &[proto::Volume]) -> String {
     lines.join("\n") + "\n"
 }
 
-fn or_dash(text: String) -> String {
+pub(super) fn or_dash(text: String) -> String {
     if text.is_empty() { "-".to_owned() } else { text }
 }
 
-fn claim(volume: &proto::Volume) -> String {
+pub(super) fn claim(volume: &proto::Volume) -> String {
     if volume.claim_name.is_empty() {
         return String::new();
     }
@@ -46,7 +46,7 @@ fn claim(volume: &proto::Volume) -> String {
 }
 
 /// In the largest unit that leaves no more than four digits before the point.
-fn size(bytes: u64) -> String {
+pub(super) fn size(bytes: u64) -> String {
     const UNITS: [(&str, u32); 4] = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
     match UNITS.into_iter().find(|(_, shift)| bytes >> shift > 0) {
         None => format!("{bytes} B"),
@@ -62,7 +62,7 @@ fn size(bytes: u64) -> String {
 }
 
 /// The pods that have it; else whether it is staged.
-fn used_by(volume: &proto::Volume) -> String {
+pub(super) fn used_by(volume: &proto::Volume) -> String {
     let pods: Vec<String> = volume.published.iter().map(pod).collect();
     match (pods.is_empty(), volume.staged_paths.is_empty()) {
         (false, _) => pods.join(", "),
@@ -128,6 +128,7 @@ pub fn json(volumes: &[proto::Volume]) -> Value {
             "provisioning": volume.provisioning,
             "content": volume.content,
             "sizeBytes": volume.size_bytes,
+            "usedBytes": volume.used_bytes,
             "state": volume.state,
             "problem": (!volume.problem.is_empty()).then_some(&volume.problem),
             "staged": volume.staged_paths,

@@ -11,7 +11,7 @@ use crate::lvm::metadata::LvmUuid;
 use crate::lvm::metadata::model::{LogicalVolume, SegmentKind};
 use crate::volume::capacity::PoolSpace;
 use crate::volume::tags::{POOL_MARK, WEIGHT};
-use crate::volume::{Bytes, Provisioning};
+use crate::volume::{Bytes, LvName, Provisioning};
 
 use super::group::Group;
 use super::room::policy_of;
@@ -183,6 +183,14 @@ impl Engine {
         let surveyed = self.surveyed_now();
         inventory.volumes = surveyed.into_iter().map(|volume| self.volume_figures(&groups, volume)).collect();
         inventory
+    }
+
+    /// Bytes that a thin volume of ours really has in its pool, as last sampled; the volume group by UUID.
+    #[must_use]
+    pub fn used(&self, group: &str, volume: &LvName) -> Option<u64> {
+        let group = self.groups.all().into_iter().find(|known| known.uuid().to_string() == group)?;
+        let uuid = group.known().uuid_of(volume)?;
+        self.samples.of(group.uuid(), uuid).used
     }
 
     fn class_figures(&self) -> Vec<ClassFigures> {
