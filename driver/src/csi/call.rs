@@ -1,7 +1,6 @@
-//! What a request says of itself for its one line in the log: which volume it is about, and why it was refused.
+//! What a request says of itself for its one line in the log: which volume it is about, and for which claim.
 //!
-//! **Invariant.** Only ids, names and the answer's own message are noted: a request may carry secrets, and none of it is
-//! logged as a whole.
+//! **Invariant.** Only ids and names are noted: a request may carry secrets, and is never logged as a whole.
 
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,8 +12,6 @@ pub struct Note {
     pub volume: Option<String>,
     /// The claim that it is for, as `namespace/name`.
     pub claim: Option<String>,
-    /// What the caller is told, where it is refused.
-    pub message: Option<String>,
 }
 
 tokio::task_local! {

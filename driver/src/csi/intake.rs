@@ -68,15 +68,15 @@ where
             let Some(answer) = answer else {
                 let status = detached::ending();
                 metrics.answered(&rpc, name(status.code()), begin.elapsed());
-                let note = Note { message: Some(status.message().to_owned()), ..Note::default() };
-                log(&rpc, status.code(), begin.elapsed(), &note);
+                log(&rpc, &status, begin.elapsed(), &Note::default());
                 return Ok(status.into_http());
             };
             let (response, note) = call::noted(answer).await;
             let response = response?;
             // An answer that is an error has its code in the head; one that is none has it at the end.
-            let code = Status::from_header_map(response.headers()).map_or(Code::Ok, |status| status.code());
-            log(&rpc, code, begin.elapsed(), &note);
+            let status = Status::from_header_map(response.headers()).unwrap_or_else(|| Status::ok(""));
+            let code = status.code();
+            log(&rpc, &status, begin.elapsed(), &note);
             // Only what is served is a label: anything else a client sends would be a metric of its own.
             let rpc = if code == Code::Unimplemented { "other" } else { &rpc };
             metrics.answered(rpc, name(code), begin.elapsed());
@@ -86,9 +86,9 @@ where
 }
 
 /// A request's line. What changes nothing comes all the time, and is told only where somebody looks closely.
-fn log(rpc: &str, code: Code, took: Duration, note: &Note) {
-    let Note { volume, claim, message } = note;
-    let (volume, claim, error) = (volume.as_deref(), claim.as_deref(), message.as_deref());
+fn log(rpc: &str, status: &Status, took: Duration, note: &Note) {
+    let (volume, claim) = (note.volume.as_deref(), note.claim.as_deref());
+    let (code, error) = (status.code(), status.message());
     let (code_name, seconds) = (name(code), (took.as_secs_f64() * 1e4).round() / 1e4);
     match code {
         Code::Ok if CHANGING.contains(&rpc) => {

@@ -35,12 +35,8 @@ pub fn of_find(error: &FindError) -> Code {
 /// # Errors
 /// The status of a request that failed.
 pub fn answer<T>(volume: &str, result: Result<T, impl Into<Status>>) -> Result<Response<T>, Status> {
-    let result = result.map_err(Into::into);
-    call::note(|note| {
-        note.volume = (!volume.is_empty()).then(|| volume.to_owned());
-        note.message = result.as_ref().err().map(|status: &Status| status.message().to_owned());
-    });
-    result.map(Response::new)
+    call::note(|note| note.volume = (!volume.is_empty()).then(|| volume.to_owned()));
+    result.map(Response::new).map_err(Into::into)
 }
 
 #[cfg(test)]
