@@ -4,16 +4,18 @@
 //! **Invariant.** Asking looks at no disk, asks no kernel and runs no process: everything here is known already.
 
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use crate::config::DeviceClass;
 use crate::io::facts::DiskFacts;
+use crate::journal::Contents;
 use crate::lvm::metadata::LvmUuid;
 use crate::lvm::metadata::model::{LogicalVolume, SegmentKind};
 use crate::volume::capacity::PoolSpace;
 use crate::volume::tags::{POOL_MARK, WEIGHT};
 use crate::volume::{Bytes, LvName, Provisioning};
 
-use super::group::Group;
 use super::room::policy_of;
 use super::sampler::Sample;
 use super::survey::Surveyed;
@@ -171,17 +173,15 @@ impl Engine {
     /// What there is.
     #[must_use]
     pub fn inventory(&self) -> Inventory {
-        let groups = self.groups.all();
         let mut inventory = Inventory::default();
-        for group in &groups {
+        for group in self.groups.all() {
             let reading = group.known();
             inventory.groups.push(of_group(&reading, self.samples.when(group.uuid())));
             inventory.pools.extend(of_pools(&reading, &self.config.device_classes, |pool| self.gauge.known(pool)));
         }
         inventory.classes = self.class_figures();
         inventory.disks = self.samples.disks();
-        let surveyed = self.surveyed_now();
-        inventory.volumes = surveyed.into_iter().map(|volume| self.volume_figures(&groups, volume)).collect();
+        inventory.volumes = self.volumes_figures();
         inventory
     }
 
@@ -208,35 +208,104 @@ impl Engine {
         figures.collect()
     }
 
-    fn volume_figures(&self, groups: &[std::sync::Arc<Group>], volume: Surveyed) -> VolumeFigures {
+    fn volumes_figures(&self) -> Vec<VolumeFigures> {
+        let now = Sources::of(self);
+        let mut remembered = self.figures.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known =
+            remembered.as_ref().filter(|known| known.sources.say_the_same(&now) && known.when.elapsed() < AGAIN);
+        let volumes = match known {
+            Some(known) => Arc::clone(&known.volumes),
+            None => {
+                let volumes = self.surveyed_now().into_iter().map(|volume| now.figures(volume));
+                let volumes: Arc<Vec<(Option<Place>, VolumeFigures)>> = Arc::new(volumes.collect());
+                *remembered = Some(Known { sources: now, when: Instant::now(), volumes: Arc::clone(&volumes) });
+                volumes
+            }
+        };
+        drop(remembered);
+        let sampled = volumes.iter().map(|(place, figures)| {
+            let sample = place.map(|(group, volume)| self.samples.of(group, volume)).unwrap_or_default();
+            VolumeFigures { sample, ..figures.clone() }
+        });
+        sampled.collect()
+    }
+}
+
+/// How old the figures of volumes may be where nothing has changed: some change with time alone.
+const AGAIN: Duration = Duration::from_secs(60);
+
+/// The figures of volumes when they were last made, and what of. Making them takes some milliseconds for a thousand
+/// volumes, and they are asked for at each scrape.
+#[derive(Debug, Default)]
+pub struct Figures(Mutex<Option<Known>>);
+
+#[derive(Debug)]
+struct Known {
+    sources: Sources,
+    when: Instant,
+    volumes: Arc<Vec<(Option<Place>, VolumeFigures)>>,
+}
+
+/// The UUIDs of a volume's group and of the volume.
+type Place = (LvmUuid, LvmUuid);
+
+/// What figures of volumes are made of.
+#[derive(Debug)]
+struct Sources {
+    /// Each group's reading, and whether it is settled.
+    groups: Vec<(Arc<Reading>, bool)>,
+    none_gone: bool,
+    journal: Arc<Contents>,
+}
+
+impl Sources {
+    fn of(engine: &Engine) -> Self {
+        let groups = engine.groups.all().into_iter().map(|group| (group.known(), group.is_settled()));
+        let none_gone = engine.groups.none_gone().is_ok();
+        Self { groups: groups.collect(), none_gone, journal: engine.journaled() }
+    }
+
+    fn say_the_same(&self, other: &Self) -> bool {
+        let same = |(before, settled): &(Arc<Reading>, bool), (now, settled_now): &(Arc<Reading>, bool)| {
+            let equal = || before.is_complete() == now.is_complete() && before.state().group == now.state().group;
+            settled == settled_now && (Arc::ptr_eq(before, now) || equal())
+        };
+        self.none_gone == other.none_gone
+            && Arc::ptr_eq(&self.journal, &other.journal)
+            && self.groups.len() == other.groups.len()
+            && self.groups.iter().zip(&other.groups).all(|(before, now)| same(before, now))
+    }
+
+    fn figures(&self, volume: Surveyed) -> (Option<Place>, VolumeFigures) {
         let mut figures = VolumeFigures {
             name: volume.lv.to_string(),
             state: volume.state.name(),
             targets: volume.published.into_iter().map(|(target, _)| target).collect(),
             ..VolumeFigures::default()
         };
-        let Some(record) = volume.record else { return figures };
+        let Some(record) = volume.record else { return (None, figures) };
         if let Some(claim) = record.claim {
             (figures.claim_namespace, figures.claim) = (claim.namespace, claim.name);
         }
         // What LVM shows, where it does.
-        let group = groups.iter().find(|group| group.name() == record.vg);
-        if let Some(group) = group {
-            let reading = group.known();
-            if let Some(found) = reading.state().group.logical_volume(volume.lv.as_str()) {
+        let mut place = None;
+        if let Some((reading, _)) = self.groups.iter().find(|(reading, _)| reading.name() == record.vg) {
+            let group = &reading.state().group;
+            if let Some(found) = group.logical_volume(volume.lv.as_str()) {
                 figures.pool = found.thin().map(|thin| thin.pool.clone()).unwrap_or_default();
                 figures.weight = found.tag_value(WEIGHT).and_then(|weight| weight.parse().ok());
-                figures.sample = self.samples.of(group.uuid(), found.uuid);
+                place = Some((group.uuid, found.uuid));
             }
         }
-        VolumeFigures {
+        let figures = VolumeFigures {
             class: record.class,
             group: record.vg,
             provisioning: record.provisioning,
             content: record.content,
             size: record.size,
             ..figures
-        }
+        };
+        (place, figures)
     }
 }
 
@@ -335,8 +404,13 @@ fn count(number: usize) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
     use crate::config::Config;
+    use crate::engine::Settings;
+    use crate::exec::{Exec, Tool, Tools};
+    use crate::journal::{Change, Claim, Entry, Origin, SledJournal};
     use crate::lvm::metadata::assemble::{Completeness, GroupState, MetadataRoom, MissingVolume};
     use crate::lvm::metadata::model::VolumeGroup;
 
@@ -346,7 +420,10 @@ mod tests {
         let fixture: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(fixture).unwrap()).unwrap();
         let mut texts = Vec::new();
         find_texts(&fixture, &mut texts);
-        let group = VolumeGroup::from_text(texts.first().unwrap().as_bytes()).unwrap();
+        // With all that the driver writes on one of them.
+        let text =
+            texts.first().unwrap().replace(r#""c=default"]"#, r#""c=default", "f=ext4", "g=formatted", "w=800"]"#);
+        let group = VolumeGroup::from_text(text.as_bytes()).unwrap();
         let uuid = group.physical_volumes[0].uuid;
         Reading::new(GroupState {
             devices: [(uuid, "/dev/vdc".into())].into(),
@@ -367,6 +444,63 @@ mod tests {
     }
 
     const MIB: u64 = 1 << 20;
+
+    /// An engine with that group, whose disks it never looks at.
+    async fn engine(folder: &Path, reading: Reading) -> Arc<Engine> {
+        let config = "deviceClasses: [{name: default, volumeGroup: quarry, devices: [/dev/none]}]";
+        // None is run.
+        let sh = Tool::at("sh", "/bin/sh").unwrap();
+        let tools = Tools {
+            lvm: sh.clone(),
+            blkid: sh.clone(),
+            blkdiscard: sh.clone(),
+            mkfs_ext4: sh.clone(),
+            mkfs_xfs: sh.clone(),
+            mkfs_btrfs: sh.clone(),
+            e2fsck: sh.clone(),
+            wipefs: sh.clone(),
+            mount: sh.clone(),
+            umount: sh,
+        };
+        let settings = Settings {
+            node_name: "node-1".to_owned(),
+            config: Config::parse(config, Path::new("config.yaml"), "node-1").unwrap(),
+            tools,
+            state_dir: folder.to_owned(),
+            host_lvm_dir: folder.join("none"),
+            exec: Exec::default(),
+            journal: Arc::new(SledJournal::open(folder).await.unwrap().journal),
+        };
+        let engine = Engine::open(settings).await.unwrap();
+        engine.groups.adopt(reading);
+        engine
+    }
+
+    #[tokio::test]
+    async fn a_volume_is_what_lvm_shows_with_what_the_journal_knows() {
+        let folder = tempfile::tempdir().unwrap();
+        let engine = engine(folder.path(), reading()).await;
+        let known = |engine: &Engine| {
+            let all = engine.inventory().volumes.into_iter();
+            all.map(|volume| (volume.name.clone(), volume)).collect::<std::collections::BTreeMap<_, _>>()
+        };
+        let volume = &known(&engine)["pvc-1"];
+        assert_eq!((volume.state, volume.class.as_str(), volume.pool.as_str()), ("adopted", "default", "quarry-pool"));
+        assert_eq!((volume.size, volume.provisioning.as_str(), volume.claim.as_str()), (40 * MIB, "thin", ""));
+        assert_eq!((volume.weight, volume.sample.clone()), (Some(800), Sample::default()));
+        // Ours are those with our tag, and one of these has tags that nobody understands.
+        let states: Vec<(String, &str)> = known(&engine).into_iter().map(|(name, v)| (name, v.state)).collect();
+        assert_eq!(states, [("pvc-1".to_owned(), "adopted"), ("pvc-2".to_owned(), "unreadable")]);
+
+        let lv = LvName::parse("pvc-1").unwrap();
+        let shown = engine.groups.all()[0].known().volume(engine.node(), &lv).unwrap().unwrap();
+        let claim = Claim { namespace: "db".to_owned(), name: "data-0".to_owned() };
+        let record = super::super::records::record_of(&shown, Some(claim), Origin::Asked, 0);
+        engine.journal().write("test", vec![Change::Put(Entry::Volume(lv, record))]).await.unwrap();
+        let volume = &known(&engine)["pvc-1"];
+        let claim = (volume.claim_namespace.as_str(), volume.claim.as_str());
+        assert_eq!((volume.state, claim), ("ready", ("db", "data-0")));
+    }
 
     #[test]
     fn a_group_and_its_pool_are_as_lvm_wrote_them() {

@@ -94,6 +94,7 @@ pub struct Engine {
     gauge: usage::Gauge,
     holds: holds::Holds,
     samples: sampler::Samples,
+    figures: inventory::Figures,
     /// The journal did not take what a recovery wanted to write.
     recovery_put_off: AtomicBool,
     /// A pod got a volume, or lost one, or a volume asks for something else.

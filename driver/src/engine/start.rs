@@ -122,6 +122,7 @@ impl Engine {
             gauge: Gauge::default(),
             holds: Holds::default(),
             samples: super::sampler::Samples::default(),
+            figures: super::inventory::Figures::default(),
             recovery_put_off: AtomicBool::new(false),
             tenancy: tokio::sync::Notify::new(),
         });

@@ -41,6 +41,10 @@ impl Labels {
 
 /// In a label's value a backslash, a quote and a line's end are escaped.
 fn escape(value: &str, text: &mut String) {
+    if !value.contains(['\\', '"', '\n']) {
+        text.push_str(value);
+        return;
+    }
     for character in value.chars() {
         match character {
             '\\' => text.push_str("\\\\"),
