@@ -1,7 +1,5 @@
 //! The log's filter changes while the process runs. On its own, since a process has one log.
 
-#![expect(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
-
 use quarry_driver::telemetry::{LogFormat, refilter, start};
 
 #[test]

@@ -251,6 +251,9 @@ fn disks(text: &mut Exposition, node: &Labels, inventory: &Inventory) {
     }
 }
 
+/// A counter of what is read and written: its name, its help, its value.
+type Counted = (&'static str, &'static str, fn(&Traffic) -> u64);
+
 fn volumes(text: &mut Exposition, node: &Labels, volumes: &[VolumeFigures], shares: &Shares) {
     let labels = |volume: &VolumeFigures| {
         let labels = node.with("volume", &volume.name).with("device_class", &volume.class);
@@ -272,7 +275,7 @@ fn volumes(text: &mut Exposition, node: &Labels, volumes: &[VolumeFigures], shar
         "Bytes that the thin volume really has in its pool; no value of thick volumes, nor while it is not active.",
         |v| v.sample.used.map(number),
     );
-    let traffic: [(&'static str, &str, fn(&Traffic) -> u64); 4] = [
+    let traffic: [Counted; 4] = [
         ("quarry_volume_reads_total", "Reads of the volume's device, since it came to be.", |t| t.reads),
         ("quarry_volume_read_bytes_total", "Bytes read from the volume's device.", |t| t.read_bytes),
         ("quarry_volume_writes_total", "Writes to the volume's device.", |t| t.writes),

@@ -29,6 +29,8 @@ pub enum Suite {
     BenchCreate,
     /// What the journal costs; starting with many volumes.
     BenchJournal,
+    /// What a scrape of the metrics costs.
+    BenchScrape,
 }
 
 /// Wall time from starting the machine to its power-off, without building. A suite that takes longer has no verdict.
@@ -48,6 +50,7 @@ pub fn budget(suite: Suite) -> Duration {
         Suite::Power => 20,
         Suite::BenchCreate => 20,
         Suite::BenchJournal => 30,
+        Suite::BenchScrape => 20,
     };
     Duration::from_secs(minutes * 60)
 }
