@@ -15,7 +15,7 @@ use crate::io::control::Publication;
 use crate::io::{Control, State};
 use crate::telemetry::health::Health;
 use crate::telemetry::refilter;
-use crate::volume::VolumeHandle;
+use crate::volume::{LvName, VolumeHandle};
 
 /// Serves what an administrator asks.
 #[derive(Debug, Clone)]
@@ -96,7 +96,11 @@ impl Admin for AdminService {
         _: Request<proto::GetStatusRequest>,
     ) -> Result<Response<proto::GetStatusResponse>, Status> {
         let shares = self.shares.as_ref().map(|shares| shares.states()).unwrap_or_default();
-        let volumes = describe_all(&self.engine, &shares, self.engine.surveyed_now());
+        let mut volumes = describe_all(&self.engine, &shares, self.engine.surveyed_now());
+        for volume in &mut volumes {
+            volume.used_bytes =
+                LvName::parse(&volume.name).and_then(|lv| self.engine.used(&volume.volume_group_uuid, &lv));
+        }
         Ok(Response::new(super::status::of(&self.engine, &self.health, volumes)))
     }
 
@@ -145,7 +149,6 @@ fn describe_all(engine: &Engine, shares: &BTreeMap<Publication, State>, surveyed
             described.provisioning = record.provisioning;
             described.content = record.content;
             described.size_bytes = record.size;
-            described.used_bytes = engine.used(&described.volume_group_uuid, &volume.lv);
         }
         described
     };

@@ -128,7 +128,6 @@ pub fn json(volumes: &[proto::Volume]) -> Value {
             "provisioning": volume.provisioning,
             "content": volume.content,
             "sizeBytes": volume.size_bytes,
-            "usedBytes": volume.used_bytes,
             "state": volume.state,
             "problem": (!volume.problem.is_empty()).then_some(&volume.problem),
             "staged": volume.staged_paths,
