@@ -135,6 +135,7 @@ impl Driver {
                     written_bytes: ticks * times * 8192,
                 }),
                 disks: vec!["vdc".to_owned()],
+                device_seconds: vec![("vdc".to_owned(), f64::from(u32::try_from(ticks * times).unwrap()) / 100.0)],
             },
         };
         let class = &classes[0];

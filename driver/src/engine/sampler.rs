@@ -16,13 +16,16 @@ use tokio_util::sync::CancellationToken;
 use crate::device_number::DeviceNumber;
 use crate::io::control::Places;
 use crate::io::facts::{self, DiskFacts};
+use crate::io::pods::{self, PodCgroup};
 use crate::io::sysfs::disks_below;
+use crate::journal::Contents;
 use crate::lvm::dm::{DeviceMapper, DmError, Key};
 use crate::lvm::dm_name::{Layer, device_uuid};
 use crate::lvm::dm_status::{TargetStatus, ThinStatus};
 use crate::lvm::metadata::LvmUuid;
 use crate::lvm::metadata::model::LogicalVolume;
 use crate::telemetry::chain;
+use crate::volume::LvName;
 use crate::volume::tags::MARK;
 
 use super::{Engine, Reading};
@@ -33,7 +36,7 @@ const PERIOD: Duration = Duration::from_secs(15);
 const SECTOR: u64 = 512;
 
 /// What the kernel said of a volume; nothing of one that is not active.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Sample {
     /// Bytes that a thin volume has in its pool.
     pub used: Option<u64>,
@@ -41,6 +44,9 @@ pub struct Sample {
     pub traffic: Option<Traffic>,
     /// The disks below it, by their names in `/sys/block`.
     pub disks: Vec<String>,
+    /// For how many seconds of these disks' time the pods that have it used them, where iocost controls the disk. A pod's
+    /// use of a disk is one, also where it has several volumes there.
+    pub device_seconds: Vec<(String, f64)>,
 }
 
 /// What was read from a device and written to it.
@@ -118,7 +124,7 @@ impl Engine {
                 looking.entry(uuid).or_insert_with(|| {
                     tokio::task::spawn_blocking(move || {
                         let reading = group.known();
-                        match look(&reading) {
+                        match look(&reading, &engine.journaled()) {
                             Ok(volumes) => {
                                 engine.samples.all().insert(uuid, OfGroup { when: now(), volumes });
                                 engine.samples.look_at_disks();
@@ -139,7 +145,7 @@ impl Engine {
 }
 
 /// Looks at the active volumes of ours in a group.
-fn look(reading: &Reading) -> Result<BTreeMap<LvmUuid, Sample>, DmError> {
+fn look(reading: &Reading, journal: &Contents) -> Result<BTreeMap<LvmUuid, Sample>, DmError> {
     let group = &reading.state().group;
     let ours: Vec<&LogicalVolume> = group.logical_volumes.values().filter(|volume| volume.has_tag(MARK)).collect();
     let mut samples = BTreeMap::new();
@@ -147,10 +153,28 @@ fn look(reading: &Reading) -> Result<BTreeMap<LvmUuid, Sample>, DmError> {
         return Ok(samples);
     }
     let dm = DeviceMapper::open()?;
+    let Places { cgroups, sys } = Places::default();
+    let pods = pods::find(&cgroups).unwrap_or_default();
+    let tenants = |volume: &str| {
+        let published = LvName::parse(volume).into_iter().flat_map(|lv| {
+            journal
+                .published_of(&lv)
+                .filter_map(|(_, row)| Some(row.pod.as_ref()?.uid.clone()))
+                .collect::<BTreeSet<_>>()
+        });
+        published.filter_map(|pod| pods.get(&pod)).collect::<Vec<&PodCgroup>>()
+    };
     for volume in ours {
         let uuid = device_uuid(group.uuid, volume.uuid, Layer::Volume);
         let Some(status) = dm.status(Key::Uuid(&uuid))?.filter(|status| status.live_table) else { continue };
-        let mut sample = of_device(Path::new("/sys"), status.number);
+        let mut sample = of_device(&sys, status.number);
+        let mut seconds = BTreeMap::new();
+        for pod in tenants(&volume.name) {
+            for (disk, used) in facts::usage(&pod.path, &sys, &sample.disks) {
+                *seconds.entry(disk).or_insert(0.0) += used;
+            }
+        }
+        sample.device_seconds = seconds.into_iter().collect();
         if volume.thin().is_some() {
             sample.used = dm.table_status(Key::Uuid(&uuid))?.unwrap_or_default().into_iter().find_map(|target| {
                 match target.status {
@@ -171,9 +195,9 @@ fn of_device(sys: &Path, number: DeviceNumber) -> Sample {
     let stat = fs::read_to_string(sys.join("dev/block").join(number.to_string()).join("stat"));
     let disks = disks_below(sys, number).unwrap_or_default();
     Sample {
-        used: None,
         traffic: stat.ok().and_then(|text| traffic(&text)),
         disks: disks.into_iter().map(|disk| disk.name).collect(),
+        ..Sample::default()
     }
 }
 
@@ -211,7 +235,7 @@ mod tests {
         std::os::unix::fs::symlink(&volume, sys.path().join("dev/block/253:3")).unwrap();
         let expected = Traffic { reads: 10, read_bytes: 40960, writes: 20, written_bytes: 122_880 };
         let sample = of_device(sys.path(), DeviceNumber { major: 253, minor: 3 });
-        assert_eq!(sample, Sample { used: None, traffic: Some(expected), disks: vec!["sda".to_owned()] });
+        assert_eq!(sample, Sample { traffic: Some(expected), disks: vec!["sda".to_owned()], ..Sample::default() });
         // A device that is gone has nothing.
         assert_eq!(of_device(sys.path(), DeviceNumber { major: 253, minor: 4 }), Sample::default());
         assert_eq!(traffic("1 2 3"), None);

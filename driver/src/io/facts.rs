@@ -41,7 +41,7 @@ pub fn read<'a>(cgroups: &Path, sys: &Path, disks: impl IntoIterator<Item = &'a 
     let text = |file: &str| fs::read_to_string(cgroups.join(file)).unwrap_or_default();
     let (qos, model, stat) = (text("io.cost.qos"), text("io.cost.model"), text("io.stat"));
     let facts = disks.into_iter().filter_map(|disk| {
-        let number: DeviceNumber = fs::read_to_string(sys.join("block").join(disk).join("dev")).ok()?.parse().ok()?;
+        let number = number(sys, disk)?;
         let field = |text: &str, key: &str| {
             keyed::line(text, number).and_then(|line| keyed::fields(line).get(key).map(|value| (*value).to_owned()))
         };
@@ -60,6 +60,24 @@ pub fn read<'a>(cgroups: &Path, sys: &Path, disks: impl IntoIterator<Item = &'a 
         Some(DiskFacts { disk: disk.to_owned(), enabled, vrate, model: facts() })
     });
     facts.collect()
+}
+
+/// For how many seconds of the time of each disk's cost model a cgroup has used the disk, by the disk's name; only of disks
+/// that iocost controls.
+#[must_use]
+pub fn usage(cgroup: &Path, sys: &Path, disks: &[String]) -> Vec<(String, f64)> {
+    // A pod that just went away has used what it used.
+    let Ok(stat) = fs::read_to_string(cgroup.join("io.stat")) else { return Vec::new() };
+    let used = disks.iter().filter_map(|disk| {
+        let line = keyed::line(&stat, number(sys, disk)?)?;
+        let microseconds: f64 = keyed::fields(line).get("cost.usage")?.parse().ok()?;
+        Some((disk.clone(), microseconds / 1e6))
+    });
+    used.collect()
+}
+
+fn number(sys: &Path, disk: &str) -> Option<DeviceNumber> {
+    fs::read_to_string(sys.join("block").join(disk).join("dev")).ok()?.parse().ok()
 }
 
 #[cfg(test)]
@@ -88,5 +106,10 @@ mod tests {
         let facts = ModelFacts { bytes: [1000, 900], sequential: [20, 18], random: [10, 9] };
         let expected = DiskFacts { disk: "vda".to_owned(), enabled: true, vrate: Some(0.875), model: Some(facts) };
         assert_eq!(read(&cgroups, &sys, ["vda", "vdb"]), [expected, off("vdb")]);
+        // Of a cgroup, how much of a disk's time it has used.
+        let disks = ["vda", "vdb", "gone"].map(str::to_owned);
+        fs::write(cgroups.join("io.stat"), "254:0 rbytes=1 cost.usage=2500000\n254:16 rbytes=4096\n").unwrap();
+        assert_eq!(usage(&cgroups, &sys, &disks), [("vda".to_owned(), 2.5)]);
+        assert_eq!(usage(&cgroups.join("gone"), &sys, &disks), []);
     }
 }

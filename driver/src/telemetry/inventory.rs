@@ -301,6 +301,16 @@ fn volumes(text: &mut Exposition, node: &Labels, volumes: &[VolumeFigures], shar
         }
     }
     text.family(
+        "quarry_volume_io_device_seconds_total",
+        Kind::Counter,
+        "Seconds of the time of the disk's cost model that the volume's pods have used, on disks that iocost controls; a pod's use is one, also where it has several volumes there.",
+    );
+    for (labels, volume) in &of {
+        for (disk, seconds) in &volume.sample.device_seconds {
+            text.sample(&labels.with("disk", disk), seconds);
+        }
+    }
+    text.family(
         "quarry_volume_io_state",
         Kind::Gauge,
         "What became of the volume's weight and limits, and why they are not enforced; of several pods the worst; always 1.",
