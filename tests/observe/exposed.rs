@@ -200,6 +200,13 @@ fn answer_and_count(metrics: &Metrics, counted: &reporter::metrics::Metrics) {
     counted.agreed(["quarry-thin"].into_iter(), ["quarry-thin"].into_iter());
 }
 
+/// What a driver exposes that leaves out the series of single volumes.
+pub fn without_volumes() -> BTreeMap<String, Exposed> {
+    let origin = Origin { node: "node-1".to_owned(), config: String::new(), each_volume: false };
+    let text = Metrics::new(origin).unwrap().text(&Driver::new().snapshot()).unwrap();
+    parse(&String::from_utf8(text).unwrap())
+}
+
 /// What a text of `/metrics` exposes, by name.
 pub fn parse(text: &str) -> BTreeMap<String, Exposed> {
     let mut exposed: BTreeMap<String, Exposed> = BTreeMap::new();
