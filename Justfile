@@ -9,20 +9,20 @@ testbed := "target/debug/testbed"
 demo *args: _testbed
     @{{ testbed }} demo "$@"
 
-# Every check, or those named: fmt lint unit deny image-recipe chart kernel kernel-udev sanity cluster capacity faults power crash isolation; and crash-sample (part of crash), long: never part of all.
+# Every check, or those named: fmt lint unit deny image-recipe chart observe kernel kernel-udev sanity cluster capacity faults power crash isolation; and crash-sample (part of crash), long: never part of all.
 test *parts:
     #!/usr/bin/env bash
     set -uo pipefail
     # What a part may take on two cores without KVM when nothing needs to be built or downloaded, in seconds. The suites in virtual machines
     # end themselves at theirs (tests/src/suite/budget.rs). Another part that takes longer is marked, not failed: a first run builds much.
     declare -A budget=(
-        [fmt]=10 [lint]=180 [unit]=180 [deny]=30 [image-recipe]=60 [chart]=60
+        [fmt]=10 [lint]=180 [unit]=180 [deny]=30 [image-recipe]=60 [chart]=60 [observe]=120
         [kernel]=3000 [kernel-udev]=1800 [sanity]=1500 [cluster]=3600 [capacity]=3600 [faults]=1800 [isolation]=1200 [power]=1200 [crash]=3600 [crash-sample]=600 [long]=14400
     )
-    (($# > 0)) || set -- fmt lint unit deny image-recipe chart kernel kernel-udev sanity cluster capacity faults power crash isolation
+    (($# > 0)) || set -- fmt lint unit deny image-recipe chart observe kernel kernel-udev sanity cluster capacity faults power crash isolation
     for part in "$@"; do
         if [[ -z ${budget[$part]-} ]]; then
-            echo "test: there is no part \`$part\`; parts are fmt lint unit deny image-recipe chart kernel kernel-udev sanity cluster capacity faults power crash isolation crash-sample long" >&2
+            echo "test: there is no part \`$part\`; parts are fmt lint unit deny image-recipe chart observe kernel kernel-udev sanity cluster capacity faults power crash isolation crash-sample long" >&2
             exit 2
         fi
     done
@@ -48,7 +48,7 @@ test *parts:
     ((failed == 0))
 
 # Measurements. `bench create`: creating and deleting volumes next to bare LVM and to other drivers' commands. `bench journal`: what the
-# journal costs, and starting with many volumes.
+# journal costs, and starting with many volumes. `bench scrape`: what a scrape of the metrics costs.
 bench *args: _testbed
     @{{ testbed }} bench "$@"
 
@@ -107,6 +107,10 @@ image-recipe:
 # Part of test: the Helm chart, what it renders and what it refuses.
 chart:
     cargo test --locked --workspace --test chart
+
+# Part of test: metrics, dashboards and alerts: every query and every rule against a real Prometheus.
+observe:
+    cargo test --locked --package quarry-tests --test observe
 
 # Part of test: the driver on real LVM, in a virtual machine without udevd.
 kernel *args: _testbed

@@ -140,6 +140,9 @@ impl Publisher {
         let driver = self.driver.borrow_and_update().clone();
         let wishes = wishes(driver.as_ref(), &classes, memory).await;
         let changes = plan(&self.identity, &owner, &wishes, &objects);
+        let said = wishes.iter().filter(|(_, wish)| matches!(wish, Wish::Say(_))).map(|(class, _)| class.as_str());
+        let agreed = said.filter(|class| !changes.iter().any(|change| change.class == *class));
+        self.metrics.agreed(wishes.keys().map(String::as_str), agreed);
         // What is no longer to be done need not be tried again.
         memory.failed.retain(|name, _| changes.iter().any(|change| change.name == *name));
         let now = Instant::now();

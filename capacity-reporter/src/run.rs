@@ -46,7 +46,7 @@ pub fn client() -> anyhow::Result<Client> {
 /// # Errors
 /// Whatever keeps the reporter from beginning; later, a driver that is another one than before.
 pub async fn run(args: RunArgs, end: CancellationToken) -> anyhow::Result<()> {
-    let metrics = Arc::new(Metrics::new().context("the metrics cannot be made")?);
+    let metrics = Arc::new(Metrics::of_node(&args.node_name).context("the metrics cannot be made")?);
     if let Some(address) = args.http_address {
         tokio::spawn(http::serve(http::bind(address).await?, Arc::clone(&metrics)));
     }

@@ -27,6 +27,10 @@ pub enum Command {
     Probe(ProbeArgs),
     /// List the node's volumes: how each stands, who uses it, what is wrong with it.
     Volumes(VolumesArgs),
+    /// Show how the node stands: what is not in order, how full its volume groups, thin pools and volumes are.
+    Status(StatusArgs),
+    /// Change which log lines the running driver writes, until it ends.
+    LogFilter(LogFilterArgs),
     /// Accept the loss of a volume whose logical volume has vanished, or of a volume group that will not come back.
     Forget(ForgetArgs),
     /// Delete a volume that nobody has asked for (`volumes` shows it as orphan, unanswered or adopted).
@@ -68,6 +72,9 @@ pub struct RunArgs {
     /// Where to serve `/livez`, `/readyz` and `/metrics`, e.g. `127.0.0.1:9808`; without it, they are not served.
     #[arg(long, env = "QUARRY_HTTP_ADDRESS")]
     pub http_address: Option<SocketAddr>,
+    /// Whether `/metrics` has series for each volume, beside the sums.
+    #[arg(long, env = "QUARRY_VOLUME_METRICS", default_value_t = true, action = clap::ArgAction::Set)]
+    pub volume_metrics: bool,
     /// How log lines look.
     #[arg(long, env = "QUARRY_LOG_FORMAT", default_value = "json")]
     pub log_format: LogFormat,
@@ -129,6 +136,24 @@ pub struct VolumesArgs {
     /// Where no driver runs: the host's LVM configuration.
     #[arg(long, env = "QUARRY_HOST_LVM_DIR", default_value = "/etc/lvm")]
     pub host_lvm_dir: PathBuf,
+}
+
+/// Options of `status`.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// The driver.
+    #[command(flatten)]
+    pub admin: AdminArgs,
+}
+
+/// Options of `log-filter`.
+#[derive(Debug, Args)]
+pub struct LogFilterArgs {
+    /// The driver.
+    #[command(flatten)]
+    pub admin: AdminArgs,
+    /// A level, or levels by module, e.g. `debug` or `info,quarry_driver::lvm=debug`.
+    pub filter: String,
 }
 
 /// How a list looks.

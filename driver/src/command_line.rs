@@ -43,6 +43,8 @@ async fn execute(cli: Cli) -> anyhow::Result<()> {
         }
         Command::Probe(args) => run::probe(&args).await,
         Command::Volumes(args) => print(command::volumes(&args).await),
+        Command::Status(args) => print(command::status(&args).await),
+        Command::LogFilter(args) => print(command::log_filter(&args).await),
         Command::Forget(args) => print(command::forget(&args).await),
         Command::Calibrate(args) => print(command::calibrate(&args).await),
         Command::IoProbe(args) => print(command::io_probe(&args)),

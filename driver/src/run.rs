@@ -16,6 +16,7 @@ use quarry_proto::csi::v1::node_server::NodeServer;
 use quarry_proto::quarry::v1::admin_server::AdminServer;
 use quarry_proto::quarry::v1::capacity_server::CapacityServer;
 use rustix::fs::{FlockOperation, flock};
+use sha2::{Digest as _, Sha256};
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Endpoint, Server};
@@ -32,7 +33,7 @@ use crate::csi::intake::Intake;
 use crate::csi::node::NodeService;
 use crate::csi::registration::{Registered, Registration};
 use crate::csi::socket::Socket;
-use crate::engine::{Engine, Settings};
+use crate::engine::{Engine, Settings, survey};
 use crate::exec::{Exec, Tools};
 use crate::filesystem::Filesystems;
 use crate::io::Control;
@@ -41,7 +42,7 @@ use crate::io::control::{Places, Tenants};
 use crate::journal::{Journal, JournalCheck, Rebuilt, SledJournal};
 use crate::telemetry::health::{Check, Fault, Health};
 use crate::telemetry::http;
-use crate::telemetry::metrics::{Metrics, Snapshot, Source};
+use crate::telemetry::metrics::{Metrics, Origin, Snapshot, Source};
 
 /// How long a driver waits for another one on this node to end: the old pod of a rollout.
 const LOCK_WAIT: Duration = Duration::from_secs(30);
@@ -86,6 +87,7 @@ pub async fn run(args: RunArgs, ending: Ending) -> anyhow::Result<()> {
         Some(path) => Config::load(path, &args.node_name)?,
         None => Config::zero(),
     };
+    let config_hash = config_hash(args.config.as_deref())?;
     std::fs::create_dir_all(&args.state_dir)
         .with_context(|| format!("cannot make the state folder {}", args.state_dir.display()))?;
     let _lock = lock_state(&args.state_dir).await?;
@@ -139,12 +141,14 @@ pub async fn run(args: RunArgs, ending: Ending) -> anyhow::Result<()> {
     });
     let watch = tokio::spawn(Arc::clone(&engine).watch(end.clone()));
     let announce = tokio::spawn(Arc::clone(&engine).announce(end.clone()));
+    tokio::spawn(Arc::clone(&engine).sample(end.clone()));
     let audit = tokio::spawn(Arc::clone(&engine).audit(end.clone()));
     // Cancelled after the last change, which is copied too.
     let work_done = CancellationToken::new();
     let backups = tokio::spawn(Arc::clone(engine.backups()).keep(work_done.clone()));
     let detached = Detached::default();
-    let metrics = Arc::new(Metrics::new().context("the metrics cannot be made")?);
+    let origin = Origin { node: args.node_name.clone(), config: config_hash, each_volume: args.volume_metrics };
+    let metrics = Arc::new(Metrics::new(origin).context("the metrics cannot be made")?);
     let parts = Parts {
         health: Health::default()
             .with(Arc::clone(&engine) as Arc<dyn Check>)
@@ -184,7 +188,13 @@ pub async fn run(args: RunArgs, ending: Ending) -> anyhow::Result<()> {
             shares.clone(),
             ending.asked.clone(),
         )))
-        .add_service(AdminServer::new(AdminService::new(Arc::clone(&engine), detached.clone(), shares, calibrator)))
+        .add_service(AdminServer::new(AdminService::new(
+            Arc::clone(&engine),
+            detached.clone(),
+            shares,
+            calibrator,
+            parts.health.clone(),
+        )))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), end.clone().cancelled_owned());
     let mut server = tokio::spawn(server);
     let served = tokio::select! {
@@ -218,6 +228,16 @@ pub async fn run(args: RunArgs, ending: Ending) -> anyhow::Result<()> {
 
 /// How long the last answers may take to reach their callers.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
+
+/// A hash of the configuration file, by which nodes with the same one are known; of an empty one where there is none.
+fn config_hash(file: Option<&Path>) -> anyhow::Result<String> {
+    let text = match file {
+        Some(file) => std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?,
+        None => Vec::new(),
+    };
+    let hash = data_encoding::HEXLOWER.encode(&Sha256::digest(text));
+    Ok(hash.chars().take(16).collect())
+}
 
 /// The journal that was opened.
 fn journal(opened: SledJournal) -> Arc<dyn Journal> {
@@ -281,6 +301,10 @@ fn list(operations: &[Operation]) -> String {
 impl Source for Parts {
     fn snapshot(&self) -> Snapshot {
         let running = self.exec.running();
+        let inventory = self.engine.inventory();
+        let count =
+            |state: survey::State| inventory.volumes.iter().filter(|volume| volume.state == state.name()).count();
+        let volumes = survey::State::ALL.into_iter().map(|state| (state.name(), count(state))).collect();
         Snapshot {
             commands: self.exec.counts(),
             running: running.len(),
@@ -292,7 +316,8 @@ impl Source for Parts {
             groups: self.engine.group_health().into_iter().map(|group| (group.name, group.readable)).collect(),
             ready: self.health.report().ready,
             journal: self.engine.journal().status(),
-            volumes: self.engine.states(),
+            volumes,
+            inventory,
             shares: self.shares.as_ref().map(|shares| (shares.states(), shares.counts())).unwrap_or_default(),
         }
     }

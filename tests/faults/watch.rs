@@ -20,6 +20,8 @@ pub async fn ask(path: &str) -> (u16, String) {
 pub async fn metric(name: &str) -> Option<f64> {
     let (status, text) = ask("/metrics").await;
     assert_eq!(status, 200, "{text}");
+    // Every series has the node, which is one here.
+    let text = text.replace("{node=\"node-1\"}", "").replace("{node=\"node-1\",", "{").replace(",node=\"node-1\"", "");
     let mut lines = text.lines().filter_map(|line| line.rsplit_once(' '));
     lines.find(|(found, _)| *found == name).map(|(_, value)| value.parse().unwrap())
 }

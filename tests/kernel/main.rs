@@ -11,6 +11,7 @@ mod journal;
 mod lvm_report;
 mod metadata;
 mod node;
+mod observe;
 mod outside;
 mod pod;
 mod restore;

@@ -71,7 +71,7 @@ mod tests {
 
     #[tokio::test]
     async fn alive_at_once_and_ready_once_the_driver_was_asked() {
-        let metrics = Arc::new(Metrics::new().unwrap());
+        let metrics = Arc::new(Metrics::of_node("n").unwrap());
         let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let address = listener.local_addr().unwrap();
         assert!(format!("{:#}", bind(address).await.unwrap_err()).contains(&address.to_string()));
@@ -88,16 +88,25 @@ mod tests {
         assert_eq!(ask(address, "/readyz").await.0, 503);
         let text = ask(address, "/metrics").await.1;
         for line in [
-            "quarry_capacity_objects 3",
-            "quarry_capacity_objects_behind 1",
-            "quarry_capacity_driver_connected 1",
-            "quarry_capacity_requests_total{result=\"ok\",verb=\"apply\"} 1",
-            "quarry_capacity_requests_total{result=\"no answer\",verb=\"apply\"} 1",
-            "quarry_capacity_publish_delay_seconds_bucket{le=\"0.05\"} 1",
+            "quarry_capacity_objects{node=\"n\"} 3",
+            "quarry_capacity_objects_behind{node=\"n\"} 1",
+            "quarry_capacity_driver_connected{node=\"n\"} 1",
+            "quarry_capacity_requests_total{result=\"ok\",verb=\"apply\",node=\"n\"} 1",
+            "quarry_capacity_requests_total{result=\"no answer\",verb=\"apply\",node=\"n\"} 1",
+            "quarry_capacity_publish_delay_seconds_bucket{node=\"n\",le=\"0.05\"} 1",
         ] {
             assert!(text.lines().any(|found| found == line), "no {line:?} in\n{text}");
         }
         assert_eq!(metrics.requests(), 2);
+        let timestamps = || {
+            let text = String::from_utf8(metrics.text().unwrap()).unwrap();
+            let lines = text.lines().filter(|line| line.starts_with("quarry_capacity_object_timestamp_seconds{"));
+            lines.map(|line| line.split('"').nth(1).unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        metrics.agreed(["fast", "slow", "new"].into_iter(), ["fast", "slow"].into_iter());
+        assert_eq!(timestamps(), ["fast", "slow"]);
+        metrics.agreed(["slow", "new"].into_iter(), [].into_iter());
+        assert_eq!(timestamps(), ["slow"], "a class that is gone has no age");
         server.abort();
     }
 }

@@ -1,8 +1,10 @@
 //! What is counted and measured, in Prometheus' text format.
 //!
-//! Names begin with `quarry_capacity_`; labels have few values: verbs and what came of them.
+//! Names begin with `quarry_capacity_`; labels have few values: the node, verbs and what came of them, StorageClasses.
 
-use std::time::Duration;
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus::{
     Encoder as _, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
@@ -23,15 +25,29 @@ pub struct Metrics {
     behind: IntGauge,
     unreadable: IntGauge,
     janitor: IntGauge,
+    agreed: GaugeVec,
+    /// The classes of the last round.
+    known: Mutex<BTreeSet<String>>,
 }
 
 impl Metrics {
-    /// All of them at zero.
+    /// All of them at zero, of a node without a name.
     ///
     /// # Errors
     /// A name that is there twice or is none: a defect.
     pub fn new() -> Result<Self, prometheus::Error> {
-        let registry = Registry::new();
+        Self::of_node("")
+    }
+
+    /// All of them at zero, each with the node, as Kubernetes calls it.
+    ///
+    /// # Errors
+    /// A name that is there twice or is none: a defect.
+    pub fn of_node(node: &str) -> Result<Self, prometheus::Error> {
+        let registry = match node {
+            "" => Registry::new(),
+            node => Registry::new_custom(None, Some([("node".to_owned(), node.to_owned())].into()))?,
+        };
         let build =
             GaugeVec::new(Opts::new("quarry_capacity_build_info", "The reporter's version; always 1."), &["version"])?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1.0);
@@ -69,6 +85,14 @@ impl Metrics {
                 "quarry_capacity_janitor",
                 "1 where this reporter cleans up after nodes that have lost the driver, else 0.",
             )?,
+            agreed: GaugeVec::new(
+                Opts::new(
+                    "quarry_capacity_object_timestamp_seconds",
+                    "When the StorageClass's object was last seen to say what the driver says, in seconds since 1970.",
+                ),
+                &["storage_class"],
+            )?,
+            known: Mutex::default(),
             registry,
         };
         let registry = &metrics.registry;
@@ -78,7 +102,21 @@ impl Metrics {
         for gauge in [&metrics.driver, &metrics.objects, &metrics.behind, &metrics.unreadable, &metrics.janitor] {
             registry.register(Box::new(gauge.clone()))?;
         }
+        registry.register(Box::new(metrics.agreed.clone()))?;
         Ok(metrics)
+    }
+
+    /// Notes which of all classes have an object that says what the driver says.
+    pub fn agreed<'a>(&self, all: impl Iterator<Item = &'a str>, agreed: impl Iterator<Item = &'a str>) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let now: BTreeSet<String> = all.map(str::to_owned).collect();
+        for gone in known.difference(&now) {
+            // One that never agreed has no value.
+            let _ = self.agreed.remove_label_values(&[gone]);
+        }
+        *known = now;
+        let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        agreed.for_each(|class| self.agreed.with_label_values(&[class]).set(time));
     }
 
     /// Notes a request and what came of it.

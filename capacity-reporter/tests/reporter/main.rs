@@ -97,6 +97,13 @@ impl Scene {
     }
 
     /// The reporter is killed.
+    /// The classes whose objects were seen to say what the driver says.
+    fn agreed(&self) -> Vec<String> {
+        let text = String::from_utf8(self.metrics.text().unwrap()).unwrap();
+        let lines = text.lines().filter(|line| line.starts_with("quarry_capacity_object_timestamp_seconds{"));
+        lines.map(|line| line.split('"').nth(1).unwrap().to_owned()).collect()
+    }
+
     async fn kill(&mut self) {
         let reporter = self.reporter.take().unwrap();
         reporter.abort();
@@ -149,6 +156,7 @@ async fn each_class_of_ours_has_one_object_that_says_all_there_is_to_say() {
     let [object] = &scene.objects("b")[..] else { panic!() };
     assert_eq!((&object["capacity"], &object["maximumVolumeSize"]), (&json!("3Gi"), &json!("2Gi")));
     assert_eq!(object["metadata"]["name"], name("b"));
+    assert_eq!(scene.agreed(), ["a", "b"]);
     assert_eq!(object["metadata"]["namespace"], "quarry");
     assert_eq!(
         object["metadata"]["ownerReferences"],
@@ -309,6 +317,7 @@ async fn one_object_that_cannot_be_written_does_not_hold_up_the_others() {
     }
     assert!(alone > 0, "b was written only together with an attempt at a");
     assert!(!scene.metrics.ready(), "nobody would notice");
+    assert_eq!(scene.agreed(), ["b"]);
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! `quarry-driver volumes`, `forget`, `remove-orphan`: asks the running driver over its socket; where none runs, the list
+//! `quarry-driver volumes`, `status`, `forget`, `remove-orphan`, `log-filter`: asks the running driver over its socket; where none runs, the list
 //! is made from the journal and the disks.
 
 use std::path::Path;
@@ -12,7 +12,10 @@ use rustix::fs::{FlockOperation, flock};
 use tonic::transport::{Channel, Endpoint};
 
 use super::{service, table};
-use crate::args::{AdminArgs, CalibrateArgs, ForgetArgs, IoProbeArgs, OutputFormat, RemoveOrphanArgs, VolumesArgs};
+use crate::args::{
+    AdminArgs, CalibrateArgs, ForgetArgs, IoProbeArgs, LogFilterArgs, OutputFormat, RemoveOrphanArgs, StatusArgs,
+    VolumesArgs,
+};
 use crate::config::Config;
 use crate::engine::{Engine, Settings};
 use crate::exec::{Exec, Tools};
@@ -34,6 +37,27 @@ pub async fn volumes(args: &VolumesArgs) -> anyhow::Result<String> {
         OutputFormat::Table => table::table(&volumes),
         OutputFormat::Json => format!("{:#}\n", table::json(&volumes)),
     })
+}
+
+/// How the node stands, as text.
+///
+/// # Errors
+/// No driver runs.
+pub async fn status(args: &StatusArgs) -> anyhow::Result<String> {
+    let mut client = running(&args.admin).await?;
+    let status = within(&args.admin, client.get_status(proto::GetStatusRequest {})).await?;
+    Ok(super::status::text(&status))
+}
+
+/// Has the driver write other log lines; says what it wrote before.
+///
+/// # Errors
+/// No driver runs, or the filter is none.
+pub async fn log_filter(args: &LogFilterArgs) -> anyhow::Result<String> {
+    let mut client = running(&args.admin).await?;
+    let request = proto::SetLogFilterRequest { filter: args.filter.clone() };
+    let before = within(&args.admin, client.set_log_filter(request)).await?.before;
+    Ok(format!("the log's filter is {} (before: {before})\n", args.filter))
 }
 
 /// Has the driver forget a volume or a volume group; what it says.

@@ -4,4 +4,5 @@
 
 pub mod command;
 pub mod service;
+mod status;
 mod table;

@@ -14,7 +14,9 @@ use crate::engine::{Engine, ForgetError};
 use crate::io::calibrate::{Calibration, Calibrator, Failure};
 use crate::io::control::Publication;
 use crate::io::{Control, State};
-use crate::volume::VolumeHandle;
+use crate::telemetry::health::Health;
+use crate::telemetry::refilter;
+use crate::volume::{LvName, VolumeHandle};
 
 /// Serves what an administrator asks.
 #[derive(Debug, Clone)]
@@ -23,19 +25,22 @@ pub struct AdminService {
     detached: Detached,
     shares: Option<Arc<Control>>,
     calibrator: Option<Arc<Calibrator>>,
+    health: Health,
 }
 
 impl AdminService {
     /// Of the engine's volumes; `detached` runs the work that outlives its request, `shares` knows what became of weights
-    /// and limits, `calibrator` measures disks.
+    /// and limits, `calibrator` measures disks,
+    /// `health` what is not in order.
     #[must_use]
     pub fn new(
         engine: Arc<Engine>,
         detached: Detached,
         shares: Option<Arc<Control>>,
         calibrator: Option<Arc<Calibrator>>,
+        health: Health,
     ) -> Self {
-        Self { engine, detached, shares, calibrator }
+        Self { engine, detached, shares, calibrator, health }
     }
 }
 
@@ -103,7 +108,7 @@ impl Admin for AdminService {
         let outcomes = calibrator.calibrate(&names).await;
         let disks =
             |outcomes: Vec<_>| proto::CalibrateResponse { disks: outcomes.into_iter().map(calibrated).collect() };
-        status::answer("Calibrate", &volume, outcomes.map(disks))
+        status::answer(&volume, outcomes.map(disks))
     }
 
     async fn forget_volume(
@@ -112,7 +117,7 @@ impl Admin for AdminService {
     ) -> Result<Response<proto::ForgetVolumeResponse>, Status> {
         let name = request.into_inner().name;
         let forgotten = self.engine.forget_volume(&name).await;
-        status::answer("ForgetVolume", &name, forgotten.map(|()| proto::ForgetVolumeResponse {}))
+        status::answer(&name, forgotten.map(|()| proto::ForgetVolumeResponse {}))
     }
 
     async fn forget_volume_group(
@@ -123,7 +128,7 @@ impl Admin for AdminService {
         let answer = |volumes: Vec<_>| proto::ForgetVolumeGroupResponse {
             volumes: volumes.iter().map(ToString::to_string).collect(),
         };
-        status::answer("ForgetVolumeGroup", "", forgotten.map(answer))
+        status::answer("", forgotten.map(answer))
     }
 
     async fn remove_orphan(
@@ -134,12 +139,39 @@ impl Admin for AdminService {
         let (engine, volume) = (Arc::clone(&self.engine), name.clone());
         let work = async move { engine.remove_orphan(&volume).await };
         let removed = self.detached.run("RemoveOrphan", &name, self.engine.config().timeouts.answer(), work).await;
-        status::answer("RemoveOrphan", &name, removed.map(|()| proto::RemoveOrphanResponse {}))
+        status::answer(&name, removed.map(|()| proto::RemoveOrphanResponse {}))
+    }
+
+    async fn get_status(
+        &self,
+        _: Request<proto::GetStatusRequest>,
+    ) -> Result<Response<proto::GetStatusResponse>, Status> {
+        let shares = self.shares.as_ref().map(|shares| shares.states()).unwrap_or_default();
+        let mut volumes = describe_all(&self.engine, &shares, self.engine.surveyed_now());
+        for volume in &mut volumes {
+            volume.used_bytes =
+                LvName::parse(&volume.name).and_then(|lv| self.engine.used(&volume.volume_group_uuid, &lv));
+        }
+        Ok(Response::new(super::status::of(&self.engine, &self.health, volumes)))
+    }
+
+    async fn set_log_filter(
+        &self,
+        request: Request<proto::SetLogFilterRequest>,
+    ) -> Result<Response<proto::SetLogFilterResponse>, Status> {
+        let filter = request.into_inner().filter;
+        let before = refilter(&filter).map_err(|error| Status::invalid_argument(format!("{error:#}")))?;
+        tracing::info!(before, filter, "the log's filter was changed");
+        Ok(Response::new(proto::SetLogFilterResponse { before }))
     }
 }
 
 /// Every volume of the engine's node, with what became of its weight and limits at each pod.
 pub async fn volumes(engine: &Engine, shares: &BTreeMap<Publication, State>) -> Vec<proto::Volume> {
+    describe_all(engine, shares, engine.survey().await)
+}
+
+fn describe_all(engine: &Engine, shares: &BTreeMap<Publication, State>, surveyed: Vec<Surveyed>) -> Vec<proto::Volume> {
     let node = engine.node().clone();
     let describe = |volume: Surveyed| {
         let handle = VolumeHandle { node: node.clone(), lv: volume.lv.clone() }.to_string();
@@ -171,7 +203,7 @@ pub async fn volumes(engine: &Engine, shares: &BTreeMap<Publication, State>) -> 
         }
         described
     };
-    engine.survey().await.into_iter().map(describe).collect()
+    surveyed.into_iter().map(describe).collect()
 }
 
 fn publication(share: Option<&State>, (target_path, row): (String, crate::journal::Published)) -> proto::Publication {

@@ -59,11 +59,11 @@ pub fn calibrations(disks: &[proto::CalibratedDisk]) -> String {
     lines.join("\n") + "\n"
 }
 
-fn or_dash(text: String) -> String {
+pub(super) fn or_dash(text: String) -> String {
     if text.is_empty() { "-".to_owned() } else { text }
 }
 
-fn claim(volume: &proto::Volume) -> String {
+pub(super) fn claim(volume: &proto::Volume) -> String {
     if volume.claim_name.is_empty() {
         return String::new();
     }
@@ -71,7 +71,7 @@ fn claim(volume: &proto::Volume) -> String {
 }
 
 /// In the largest unit that leaves no more than four digits before the point.
-fn size(bytes: u64) -> String {
+pub(super) fn size(bytes: u64) -> String {
     const UNITS: [(&str, u32); 4] = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
     match UNITS.into_iter().find(|(_, shift)| bytes >> shift > 0) {
         None => format!("{bytes} B"),
@@ -87,7 +87,7 @@ fn size(bytes: u64) -> String {
 }
 
 /// The pods that have it; else whether it is staged.
-fn used_by(volume: &proto::Volume) -> String {
+pub(super) fn used_by(volume: &proto::Volume) -> String {
     let pods: Vec<String> = volume.published.iter().map(pod).collect();
     match (pods.is_empty(), volume.staged_paths.is_empty()) {
         (false, _) => pods.join(", "),

@@ -7,6 +7,7 @@
 //! **Invariant.** Nothing below knows of gRPC, and no request is logged whole: it may hold secrets.
 
 pub mod authority;
+pub mod call;
 pub mod capability;
 pub mod controller;
 pub mod detached;

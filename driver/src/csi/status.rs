@@ -10,6 +10,8 @@ use tonic::{Code, Response, Status};
 use crate::engine::FindError;
 use crate::telemetry::chain;
 
+use super::call;
+
 /// A status whose message is the error and all its sources, joined by `: `.
 #[must_use]
 pub fn from(code: Code, error: &(dyn Error + 'static)) -> Status {
@@ -28,29 +30,13 @@ pub fn of_find(error: &FindError) -> Code {
     }
 }
 
-/// Logs how a request ended, once, and makes its answer of it.
+/// Makes the answer of how a request ended, and notes it for the request's line in the log.
 ///
 /// # Errors
 /// The status of a request that failed.
-pub fn answer<T>(rpc: &'static str, volume: &str, result: Result<T, impl Into<Status>>) -> Result<Response<T>, Status> {
-    match result {
-        Ok(message) => {
-            tracing::debug!(rpc, volume, "ok");
-            Ok(Response::new(message))
-        }
-        Err(error) => {
-            let status = error.into();
-            let (code, message) = (status.code(), status.message());
-            match code {
-                // The caller's doing, or its to retry; what is wrong with the node is an error.
-                Code::Internal | Code::Unknown | Code::DataLoss | Code::Unavailable => {
-                    tracing::error!(rpc, volume, ?code, message, "failed");
-                }
-                _ => tracing::warn!(rpc, volume, ?code, message, "refused"),
-            }
-            Err(status)
-        }
-    }
+pub fn answer<T>(volume: &str, result: Result<T, impl Into<Status>>) -> Result<Response<T>, Status> {
+    call::note(|note| note.volume = (!volume.is_empty()).then(|| volume.to_owned()));
+    result.map(Response::new).map_err(Into::into)
 }
 
 #[cfg(test)]
@@ -72,7 +58,7 @@ mod tests {
         let error = Outer("pvc-1", Inner::Through(std::io::Error::other("disk gone")));
         let status = from(Code::Internal, &error);
         assert_eq!((status.code(), status.message()), (Code::Internal, "cannot stage pvc-1: disk gone"));
-        let answered = answer::<()>("NodeStageVolume", "n/pvc-1", Err(status)).unwrap_err();
+        let answered = answer::<()>("n/pvc-1", Err(status)).unwrap_err();
         assert_eq!(answered.message(), "cannot stage pvc-1: disk gone");
     }
 }

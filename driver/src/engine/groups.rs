@@ -218,6 +218,15 @@ impl Groups {
         all.into_iter().filter(wanted).collect()
     }
 
+    /// Takes up a group as it was read, without its disks.
+    #[cfg(test)]
+    pub fn adopt(&self, reading: Reading) {
+        let (pins, backups) = (Arc::clone(&self.pins), Arc::clone(&self.backups));
+        let group = Arc::new(Group::new(reading, pins, backups, self.scanner.clone(), Vec::new()).unwrap());
+        group.settle();
+        self.groups.write().unwrap().insert(group.uuid(), group);
+    }
+
     /// All groups in use.
     #[must_use]
     pub fn all(&self) -> Vec<Arc<Group>> {

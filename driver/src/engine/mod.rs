@@ -17,6 +17,7 @@ mod group;
 mod groups;
 mod health;
 mod holds;
+pub mod inventory;
 mod locks;
 mod modify;
 mod pins;
@@ -27,6 +28,7 @@ mod records;
 pub mod recovery;
 mod retag;
 mod room;
+pub mod sampler;
 mod scratch;
 mod start;
 pub mod survey;
@@ -67,7 +69,7 @@ pub use reading::Reading;
 pub use retag::TagChangeError;
 pub use room::RoomError;
 pub use start::{Settings, StartError};
-pub use usage::{Usage, UsageError};
+pub use usage::{Fill, Usage, UsageError};
 pub use volume::Volume;
 
 /// The node's volumes.
@@ -92,6 +94,8 @@ pub struct Engine {
     under_way: underway::UnderWay,
     gauge: usage::Gauge,
     holds: holds::Holds,
+    samples: sampler::Samples,
+    figures: inventory::Figures,
     /// The journal did not take what a recovery wanted to write.
     recovery_put_off: AtomicBool,
     /// A pod got a volume, or lost one, or a volume asks for something else.

@@ -121,6 +121,8 @@ impl Engine {
             under_way: UnderWay::default(),
             gauge: Gauge::default(),
             holds: Holds::default(),
+            samples: super::sampler::Samples::default(),
+            figures: super::inventory::Figures::default(),
             recovery_put_off: AtomicBool::new(false),
             tenancy: tokio::sync::Notify::new(),
         });

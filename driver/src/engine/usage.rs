@@ -83,6 +83,8 @@ pub struct Gauge {
     pools: Mutex<BTreeMap<LvmUuid, Arc<tokio::sync::Mutex<()>>>>,
     /// What the last question found amiss, and when it was first found.
     troubled: Mutex<BTreeMap<LvmUuid, (Trouble, Instant)>>,
+    /// The last answers.
+    answers: Mutex<BTreeMap<LvmUuid, Fill>>,
 }
 
 /// What is amiss with a thin pool.
@@ -140,13 +142,18 @@ impl Gauge {
             Err(error) => Some(Trouble::Unmeasured(chain(error))),
         };
         self.note(&group.name, pool, trouble.clone());
-        Ok(match status? {
-            PoolStatus::Working(pool) if !trouble.is_some_and(|trouble| trouble.is_failure()) => Some(Fill {
+        let fill = match &status {
+            Ok(PoolStatus::Working(pool)) if !trouble.is_some_and(|trouble| trouble.is_failure()) => Some(Fill {
                 data_used_blocks: pool.used_data_blocks,
                 metadata_used: pool.used_metadata_blocks.saturating_mul(METADATA_BLOCK),
             }),
             _ => None,
-        })
+        };
+        match fill {
+            Some(fill) => drop(lock(&self.answers).insert(pool.uuid, fill)),
+            None => drop(lock(&self.answers).remove(&pool.uuid)),
+        }
+        status.map(|_| fill)
     }
 
     /// What was amiss with a pool when it was last asked about, and for how long it has been.
@@ -168,6 +175,12 @@ impl Gauge {
             }
             _ => {}
         }
+    }
+
+    /// What the kernel said last of a thin pool; nothing where that was no figure. Nothing is asked for this.
+    #[must_use]
+    pub fn known(&self, pool: LvmUuid) -> Option<Fill> {
+        lock(&self.answers).get(&pool).copied()
     }
 
     /// Asks when no question about the pool is under way any more; nothing where there is no answer in time.

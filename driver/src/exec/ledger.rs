@@ -22,6 +22,8 @@ pub struct Counts {
     pub started: BTreeMap<Kind, u64>,
     /// Killed at their limit.
     pub killed: BTreeMap<Kind, u64>,
+    /// For how long those ran that are gone, together.
+    pub time: BTreeMap<Kind, Duration>,
 }
 
 /// A command that runs.
@@ -86,8 +88,11 @@ impl Ledger {
 impl Entry {
     /// The process is gone.
     pub(super) fn end(self, killed: bool) {
+        let mut pages = self.ledger.pages();
+        let age = pages.running.get(&self.number).map(|(_, since)| since.elapsed()).unwrap_or_default();
+        *pages.counts.time.entry(self.kind.clone()).or_default() += age;
         if killed {
-            *self.ledger.pages().counts.killed.entry(self.kind.clone()).or_default() += 1;
+            *pages.counts.killed.entry(self.kind.clone()).or_default() += 1;
         }
     }
 }

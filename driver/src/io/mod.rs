@@ -8,6 +8,7 @@
 pub mod calibrate;
 pub mod control;
 pub mod cost;
+pub mod facts;
 mod keyed;
 mod models;
 pub mod monitor;

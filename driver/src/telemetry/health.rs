@@ -57,6 +57,12 @@ impl std::fmt::Debug for Health {
 }
 
 impl Health {
+    /// What is not in order now, part by part.
+    #[must_use]
+    pub fn faults(&self) -> Vec<Fault> {
+        self.checks.iter().flat_map(|check| check.faults()).collect()
+    }
+
     /// With one more check.
     #[must_use]
     pub fn with(mut self, check: Arc<dyn Check>) -> Self {
@@ -67,8 +73,9 @@ impl Health {
     /// What is not in order now.
     #[must_use]
     pub fn report(&self) -> Report {
-        let faults = self.checks.iter().flat_map(|check| check.faults());
-        let faults: Vec<ReportedFault> = faults
+        let faults: Vec<ReportedFault> = self
+            .faults()
+            .into_iter()
             .map(|Fault { subject, reason, since }| ReportedFault {
                 subject,
                 reason,

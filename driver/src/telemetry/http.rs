@@ -137,7 +137,7 @@ mod tests {
         let part = Arc::new(Part::default());
         let endpoint = Endpoint {
             health: Health::default().with(Arc::clone(&part) as Arc<dyn Check>),
-            metrics: Arc::new(Metrics::new().unwrap()),
+            metrics: Arc::new(Metrics::new(Default::default()).unwrap()),
             source: Arc::clone(&part) as Arc<dyn Source>,
         };
         let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
@@ -169,7 +169,7 @@ mod tests {
         assert_eq!(ask(address, "/livez").await.0, 200);
         let (status, text) = ask(address, "/metrics").await;
         assert!(
-            status == 200 && text.contains("# HELP quarry_ready ") && text.contains("\nquarry_ready 0\n"),
+            status == 200 && text.contains("# HELP quarry_ready ") && text.contains("\nquarry_ready{node=\"\"} 0\n"),
             "{text}"
         );
         assert_eq!(ask(address, "/other").await.0, 404);

@@ -1,18 +1,22 @@
 //! What is counted and measured, in Prometheus' text format.
 //!
-//! Names begin with `quarry_`, units are seconds, and labels have few values: programs, RPCs, codes and volume groups,
-//! never volumes.
+//! Names begin with `quarry_`, units are base units, each series has the node, and labels have few values: programs, RPCs,
+//! codes, volume groups, pools. Only what is known of each volume is labelled with the volume, and can be left out.
+//! docs/metrics.md lists all of them.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus::{
-    Encoder as _, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    CounterVec, Encoder as _, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
+use super::exposition::Exposition;
+use super::inventory;
 use super::store::StoreMetrics;
+use crate::engine::inventory::Inventory;
 use crate::exec::{Counts, Kind};
 use crate::io::State;
 use crate::io::control::Publication;
@@ -48,6 +52,19 @@ pub struct Snapshot {
     pub volumes: Vec<(&'static str, usize)>,
     /// What became of weights and limits.
     pub shares: (BTreeMap<Publication, State>, crate::io::Counts),
+    /// Volume groups, pools, classes, disks and volumes.
+    pub inventory: Inventory,
+}
+
+/// Whose metrics they are.
+#[derive(Debug, Clone, Default)]
+pub struct Origin {
+    /// The node, as Kubernetes calls it.
+    pub node: String,
+    /// A hash of the configuration.
+    pub config: String,
+    /// Whether each volume has series of its own.
+    pub each_volume: bool,
 }
 
 /// Where the values of a [`Snapshot`] come from.
@@ -59,10 +76,12 @@ pub trait Source: Send + Sync {
 /// All metrics.
 #[derive(Debug)]
 pub struct Metrics {
+    origin: Origin,
     registry: Registry,
     requests: HistogramVec,
     started: IntCounterVec,
     killed: IntCounterVec,
+    time: CounterVec,
     running: IntGauge,
     oldest: Gauge,
     operations: IntGauge,
@@ -83,11 +102,18 @@ impl Metrics {
     ///
     /// # Errors
     /// A name that is there twice or is none: a defect.
-    pub fn new() -> Result<Self, prometheus::Error> {
-        let registry = Registry::new();
+    pub fn new(origin: Origin) -> Result<Self, prometheus::Error> {
+        let registry = Registry::new_custom(None, Some([("node".to_owned(), origin.node.clone())].into()))?;
         let build = GaugeVec::new(Opts::new("quarry_build_info", "The driver's version; always 1."), &["version"])?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1.0);
         registry.register(Box::new(build))?;
+        let config = Opts::new("quarry_config_info", "A hash of the driver's configuration; always 1.");
+        let config = GaugeVec::new(config, &["hash"])?;
+        config.with_label_values(&[&origin.config]).set(1.0);
+        registry.register(Box::new(config))?;
+        let start = Gauge::new("quarry_start_time_seconds", "When the driver was started, in seconds since 1970.")?;
+        start.set(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64());
+        registry.register(Box::new(start))?;
         let requests = HistogramOpts::new(
             "quarry_request_duration_seconds",
             "How long CSI requests took until they were answered, by RPC and code of the answer.",
@@ -101,6 +127,10 @@ impl Metrics {
             )?,
             killed: IntCounterVec::new(
                 Opts::new("quarry_commands_timed_out_total", "Processes killed because they did not end."),
+                &process,
+            )?,
+            time: CounterVec::new(
+                Opts::new("quarry_commands_seconds_total", "For how long processes ran that have ended."),
                 &process,
             )?,
             running: IntGauge::new("quarry_commands_running", "Processes that run now.")?,
@@ -142,12 +172,14 @@ impl Metrics {
                 "Settings of disks and cgroups that somebody had changed, and that were put right.",
             )?,
             turn: Mutex::new(()),
+            origin,
             registry,
         };
         let registry = &metrics.registry;
         registry.register(Box::new(metrics.requests.clone()))?;
         registry.register(Box::new(metrics.started.clone()))?;
         registry.register(Box::new(metrics.killed.clone()))?;
+        registry.register(Box::new(metrics.time.clone()))?;
         registry.register(Box::new(metrics.running.clone()))?;
         registry.register(Box::new(metrics.oldest.clone()))?;
         registry.register(Box::new(metrics.operations.clone()))?;
@@ -204,8 +236,16 @@ impl Metrics {
                 catch_up(&counter.with_label_values(&[program, verb]), *count);
             }
         }
+        for (Kind { program, verb }, time) in &snapshot.commands.time {
+            let counter = self.time.with_label_values(&[program, verb]);
+            counter.inc_by((time.as_secs_f64() - counter.get()).max(0.0));
+        }
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        let mut exposition = Exposition::default();
+        let Origin { node, each_volume, .. } = &self.origin;
+        inventory::write(&mut exposition, node, &snapshot.inventory, shares, *each_volume);
+        text.extend(exposition.into_bytes());
         Ok(text)
     }
 }
@@ -221,7 +261,8 @@ mod tests {
 
     #[test]
     fn counters_follow_what_was_counted_and_groups_come_and_go() {
-        let metrics = Metrics::new().unwrap();
+        let origin = Origin { node: "n".to_owned(), config: "c0ffee".to_owned(), each_volume: true };
+        let metrics = Metrics::new(origin).unwrap();
         let kind = Kind { program: "lvm".to_owned(), verb: "lvcreate".to_owned() };
         let mut snapshot =
             Snapshot { groups: vec![("a".to_owned(), true), ("b".to_owned(), false)], ..Snapshot::default() };
@@ -234,13 +275,14 @@ mod tests {
         for line in [
             "# TYPE quarry_commands_started_total counter",
             "# HELP quarry_volume_group_readable 1 where the volume group was there",
-            "quarry_commands_started_total{program=\"lvm\",verb=\"lvcreate\"} 3",
-            "quarry_volume_group_readable{volume_group=\"b\"} 0",
-            "quarry_request_duration_seconds_count{code=\"ABORTED\",rpc=\"CreateVolume\"} 1",
-            "quarry_request_duration_seconds_bucket{code=\"ABORTED\",rpc=\"CreateVolume\",le=\"1\"} 0",
-            "quarry_ready 0",
-            "quarry_journal_rebuilds_total 1",
-            "quarry_volumes{state=\"lost\"} 2",
+            "quarry_commands_started_total{program=\"lvm\",verb=\"lvcreate\",node=\"n\"} 3",
+            "quarry_volume_group_readable{volume_group=\"b\",node=\"n\"} 0",
+            "quarry_request_duration_seconds_count{code=\"ABORTED\",rpc=\"CreateVolume\",node=\"n\"} 1",
+            "quarry_request_duration_seconds_bucket{code=\"ABORTED\",rpc=\"CreateVolume\",node=\"n\",le=\"1\"} 0",
+            "quarry_ready{node=\"n\"} 0",
+            "quarry_config_info{hash=\"c0ffee\",node=\"n\"} 1",
+            "quarry_journal_rebuilds_total{node=\"n\"} 1",
+            "quarry_volumes{state=\"lost\",node=\"n\"} 2",
         ] {
             assert!(first.lines().any(|found| found.starts_with(line)), "no {line:?} in\n{first}");
         }
@@ -248,7 +290,10 @@ mod tests {
         snapshot.groups.pop();
         snapshot.ready = true;
         let second = text(&snapshot);
-        assert!(second.contains("verb=\"lvcreate\"} 4\n") && second.contains("\nquarry_ready 1\n"), "{second}");
+        assert!(
+            second.contains("verb=\"lvcreate\",node=\"n\"} 4\n") && second.contains("\nquarry_ready{node=\"n\"} 1\n"),
+            "{second}"
+        );
         assert!(!second.contains("volume_group=\"b\""), "{second}");
     }
 }

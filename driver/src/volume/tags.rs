@@ -21,7 +21,8 @@ const CONTENT: &str = "f=";
 const STAGE: &str = "g=";
 const NAME: &str = "n=";
 const MKFS: &str = "o=";
-const WEIGHT: &str = "w=";
+/// Begins the tag with the weight that a volume asks for.
+pub const WEIGHT: &str = "w=";
 const LIMITS: &str = "l=";
 
 /// How far a volume's preparation is.

@@ -39,6 +39,15 @@ enum Bench {
         #[arg(last = true)]
         arguments: Vec<String>,
     },
+    /// What a scrape of the metrics costs with few and with thousands of volumes.
+    Scrape {
+        /// Measure the driver as it is shipped, not a debug build.
+        #[arg(long)]
+        release: bool,
+        /// Options of the benchmark itself.
+        #[arg(last = true)]
+        arguments: Vec<String>,
+    },
 }
 
 /// Runs it.
@@ -47,5 +56,6 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         Bench::Create { release, arguments } => Ok(suite::bench::create(release, &arguments)?.exit_code()),
         Bench::Isolation { release } => Ok(suite::bench::isolation(release)?.exit_code()),
         Bench::Journal { release, arguments } => Ok(suite::bench::journal(release, &arguments)?.exit_code()),
+        Bench::Scrape { release, arguments } => Ok(suite::bench::scrape(release, &arguments)?.exit_code()),
     }
 }

@@ -42,6 +42,16 @@ pub fn isolation(release: bool) -> Result<Verdict> {
     })
 }
 
+/// Builds the scrape benchmark, runs it in one machine and copies its result to `bench/scrape.json` in cargo's output
+/// folder.
+///
+/// # Errors
+/// If it cannot be built.
+pub fn scrape(release: bool, arguments: &[String]) -> Result<Verdict> {
+    let driver = build::driver(if release { Profile::Release } else { Profile::Debug })?;
+    measure("scrape", Suite::BenchScrape, driver, arguments)
+}
+
 fn measure(bench: &str, suite: Suite, driver: PathBuf, arguments: &[String]) -> Result<Verdict> {
     measure_in(bench, suite, driver, arguments, |folder| kernel::machine(&format!("bench-{bench}"), false, folder))
 }

@@ -31,6 +31,8 @@ pub enum Suite {
     BenchIsolation,
     /// What the journal costs; starting with many volumes.
     BenchJournal,
+    /// What a scrape of the metrics costs.
+    BenchScrape,
 }
 
 /// Wall time from starting the machine to its power-off, without building. A suite that takes longer has no verdict.
@@ -51,6 +53,7 @@ pub fn budget(suite: Suite) -> Duration {
         Suite::BenchCreate => 20,
         Suite::BenchJournal => 30,
         Suite::BenchIsolation => 30,
+        Suite::BenchScrape => 20,
     };
     Duration::from_secs(minutes * 60)
 }

@@ -16,6 +16,7 @@ use quarry_proto::csi::v1::controller_service_capability::{Rpc, Type as Capabili
 use tonic::{Request, Response, Status};
 
 use crate::capacity::claims::Claims;
+use crate::csi::call;
 use crate::csi::detached::Detached;
 use crate::csi::status;
 use crate::engine::Engine;
@@ -62,6 +63,8 @@ impl Controller for ControllerService {
         let name = request.name.clone();
         let begin = || {
             let checked = create::validate(&request, self.engine.node())?;
+            let claim = checked.claim.as_ref().map(|claim| format!("{}/{}", claim.namespace, claim.name));
+            call::note(|note| note.claim = claim);
             let guard = self.engine.lock(&checked.lv, RPC)?;
             Ok::<_, CreateVolumeError>((checked, guard))
         };
@@ -76,7 +79,7 @@ impl Controller for ControllerService {
                 self.detached.run(RPC, &name, self.engine.config().timeouts.answer(), work).await
             }
         };
-        status::answer(RPC, &name, result)
+        status::answer(&name, result)
     }
 
     async fn delete_volume(
@@ -102,7 +105,7 @@ impl Controller for ControllerService {
                 self.detached.run(RPC, &request.volume_id, self.engine.config().timeouts.answer(), work).await
             }
         };
-        status::answer(RPC, &request.volume_id, result)
+        status::answer(&request.volume_id, result)
     }
 
     async fn controller_modify_volume(
@@ -128,7 +131,7 @@ impl Controller for ControllerService {
                 self.detached.run(RPC, &id, self.engine.config().timeouts.answer(), work).await
             }
         };
-        status::answer(RPC, &id, result)
+        status::answer(&id, result)
     }
 
     async fn validate_volume_capabilities(
@@ -137,21 +140,21 @@ impl Controller for ControllerService {
     ) -> Result<Response<proto::ValidateVolumeCapabilitiesResponse>, Status> {
         let request = request.into_inner();
         let id = request.volume_id.clone();
-        status::answer("ValidateVolumeCapabilities", &id, validate::validate(&self.engine, request).await)
+        status::answer(&id, validate::validate(&self.engine, request).await)
     }
 
     async fn list_volumes(
         &self,
         request: Request<proto::ListVolumesRequest>,
     ) -> Result<Response<proto::ListVolumesResponse>, Status> {
-        status::answer("ListVolumes", "", list::list(&self.engine, &request.into_inner()).await)
+        status::answer("", list::list(&self.engine, &request.into_inner()).await)
     }
 
     async fn get_capacity(
         &self,
         request: Request<proto::GetCapacityRequest>,
     ) -> Result<Response<proto::GetCapacityResponse>, Status> {
-        status::answer("GetCapacity", "", capacity::get(&self.engine, &request.into_inner()).await)
+        status::answer("", capacity::get(&self.engine, &request.into_inner()).await)
     }
 
     async fn controller_get_volume(
@@ -159,7 +162,7 @@ impl Controller for ControllerService {
         request: Request<proto::ControllerGetVolumeRequest>,
     ) -> Result<Response<proto::ControllerGetVolumeResponse>, Status> {
         let request = request.into_inner();
-        status::answer("ControllerGetVolume", &request.volume_id, list::get(&self.engine, &request).await)
+        status::answer(&request.volume_id, list::get(&self.engine, &request).await)
     }
 
     async fn controller_get_capabilities(

@@ -106,7 +106,7 @@ impl<V: Volumes> NodeService<V> {
             }
             Err(error) => Err(error.into()),
         };
-        status::answer(rpc, id, result)
+        status::answer(id, result)
     }
 }
 
@@ -158,7 +158,7 @@ impl<V: Volumes> Node for NodeService<V> {
     ) -> Result<Response<proto::NodeGetVolumeStatsResponse>, Status> {
         let request = request.into_inner();
         let result = stats::measure(&self.context, &request).await;
-        status::answer("NodeGetVolumeStats", &request.volume_id, result)
+        status::answer(&request.volume_id, result)
     }
 
     async fn node_get_capabilities(

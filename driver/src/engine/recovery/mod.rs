@@ -21,7 +21,7 @@ use crate::volume::{LvName, VolumeHandle};
 
 use super::locks::VolumeGuard;
 use super::records::{now, record_of};
-use super::survey::{State, survey};
+use super::survey::{Surveyed, survey};
 use super::{Engine, Reading};
 
 impl Engine {
@@ -116,14 +116,12 @@ impl Engine {
         Seen { groups, none_gone: self.groups.none_gone().is_ok(), mounts, now: now() }
     }
 
-    /// How many volumes there are in each state; nothing is looked at for this.
+    /// Every volume, by what is known; nothing is looked at for this.
     #[must_use]
-    pub fn states(&self) -> Vec<(&'static str, usize)> {
+    pub fn surveyed_now(&self) -> Vec<Surveyed> {
         let none_gone = self.groups.none_gone().is_ok();
         let seen = Seen { groups: self.groups_seen(), none_gone, mounts: None, now: now() };
-        let volumes = survey(&self.journaled(), &seen);
-        let count = |state| volumes.iter().filter(|volume| volume.state == state).count();
-        State::ALL.into_iter().map(|state| (state.name(), count(state))).collect()
+        survey(&self.journaled(), &seen)
     }
 
     fn groups_seen(&self) -> Vec<GroupSeen> {

@@ -1,0 +1,169 @@
+//! What a scrape of `/metrics` costs with few and with thousands of volumes, in a virtual machine (`testbed bench scrape`):
+//! time, size, and whether a process was started for it. Only ratios are to be believed.
+
+#[path = "journal/crowd.rs"]
+mod crowd;
+
+use std::fmt;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use quarry_proto::csi::v1 as csi;
+use quarry_tests::in_vm::{self, DriverSpec, DriverUnderTest};
+use serde::Serialize;
+
+/// Where the driver serves HTTP.
+const ADDRESS: &str = "127.0.0.1:9808";
+const VOLUMES: [usize; 3] = [10, 1000, 5000];
+/// Scrapes for each line of the table.
+const SCRAPES: usize = 50;
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(results) => {
+            println!("{} passed, 0 failed", results.rows.len());
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            println!("{error:#}\n0 passed, 1 failed");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The results of one run.
+#[derive(Debug, Serialize)]
+struct Results {
+    machine: String,
+    rows: Vec<Row>,
+}
+
+/// One line of the table.
+#[derive(Debug, Serialize)]
+struct Row {
+    volumes: usize,
+    /// Whether each volume has series of its own.
+    each_volume: bool,
+    series: usize,
+    kib: f64,
+    /// The median of an answer of `/livez`, which costs nothing but HTTP.
+    livez_ms: f64,
+    /// The median of a scrape.
+    scrape_ms: f64,
+    /// The slowest.
+    worst_ms: f64,
+    /// How many times `/livez` that is.
+    ratio: f64,
+    /// Processes that the driver started meanwhile.
+    processes: f64,
+}
+
+fn run() -> Result<Results> {
+    in_vm::require()?;
+    let to = std::env::var_os("QUARRY_BENCH_RESULT")
+        .context("QUARRY_BENCH_RESULT is not set: use `testbed bench scrape`")?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut rows = Vec::new();
+    for volumes in VOLUMES {
+        let group = crowd::group(volumes)?;
+        for each_volume in [true, false] {
+            let mut spec = DriverSpec::for_group(group.name());
+            spec.arguments = vec![format!("--http-address={ADDRESS}"), format!("--volume-metrics={each_volume}")];
+            let driver = DriverUnderTest::start(spec)?;
+            runtime.block_on(serves(&driver, volumes))?;
+            rows.push(measure(volumes, each_volume)?);
+        }
+    }
+    let results = Results { machine: in_vm::describe()?, rows };
+    print!("{results}");
+    std::fs::write(&to, serde_json::to_vec_pretty(&results)?).context("cannot write the result")?;
+    Ok(results)
+}
+
+/// It lists all of them.
+async fn serves(driver: &DriverUnderTest, volumes: usize) -> Result<()> {
+    let mut csi = driver.connect().await?;
+    let listed = csi.controller.list_volumes(csi::ListVolumesRequest::default()).await?.into_inner().entries.len();
+    ensure!(listed == volumes, "{listed} volumes are listed, there should be {volumes}");
+    Ok(())
+}
+
+fn measure(volumes: usize, each_volume: bool) -> Result<Row> {
+    let text = get("/metrics")?.1;
+    let before = started(&text);
+    let livez = times("/livez")?;
+    let scrapes = times("/metrics")?;
+    let processes = started(&get("/metrics")?.1) - before;
+    let series = text.lines().filter(|line| !line.starts_with('#')).count();
+    let of_volumes = text.lines().filter(|line| line.starts_with("quarry_volume_info{")).count();
+    ensure!(of_volumes == if each_volume { volumes } else { 0 }, "{of_volumes} volumes are in the text");
+    let (livez_ms, scrape_ms) = (median(&livez)?, median(&scrapes)?);
+    Ok(Row {
+        volumes,
+        each_volume,
+        series,
+        kib: kib(&text),
+        livez_ms,
+        scrape_ms,
+        worst_ms: scrapes.iter().copied().fold(0.0, f64::max),
+        ratio: scrape_ms / livez_ms,
+        processes,
+    })
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a text is far shorter than a float is exact")]
+fn kib(text: &str) -> f64 {
+    text.len() as f64 / 1024.0
+}
+
+/// All processes that the driver ever started.
+fn started(text: &str) -> f64 {
+    let lines = text.lines().filter(|line| line.starts_with("quarry_commands_started_total{"));
+    lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum()
+}
+
+/// Milliseconds of so many answers.
+fn times(path: &str) -> Result<Vec<f64>> {
+    (0..SCRAPES).map(|_| Ok(get(path)?.0.as_secs_f64() * 1e3)).collect()
+}
+
+/// The time and the body of an answer.
+fn get(path: &str) -> Result<(Duration, String)> {
+    let begin = Instant::now();
+    let mut connection = TcpStream::connect(ADDRESS).context("the driver does not serve HTTP")?;
+    write!(connection, "GET {path} HTTP/1.0\r\nHost: x\r\n\r\n")?;
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer)?;
+    let took = begin.elapsed();
+    let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP")?;
+    ensure!(head.contains(" 200 "), "{head}");
+    Ok((took, body.to_owned()))
+}
+
+fn median(samples: &[f64]) -> Result<f64> {
+    let mut samples = samples.to_vec();
+    samples.sort_by(f64::total_cmp);
+    samples.get(samples.len() / 2).copied().context("no samples")
+}
+
+impl fmt::Display for Results {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.machine)?;
+        writeln!(
+            f,
+            "\n{:>8} {:>12} {:>8} {:>8} {:>10} {:>11} {:>10} {:>8} {:>10}",
+            "volumes", "each volume", "series", "KiB", "livez, ms", "scrape, ms", "worst, ms", "ratio", "processes"
+        )?;
+        for row in &self.rows {
+            let Row { volumes, each_volume, series, kib, livez_ms, scrape_ms, worst_ms, ratio, processes } = row;
+            writeln!(
+                f,
+                "{volumes:>8} {each_volume:>12} {series:>8} {kib:>8.0} {livez_ms:>10.2} {scrape_ms:>11.2} {worst_ms:>10.2} {ratio:>8.1} {processes:>10}"
+            )?;
+        }
+        Ok(())
+    }
+}
