@@ -70,7 +70,7 @@ impl Scene {
         api.put("storageclasses", "", "b", class("b", "lvm.quarry.storage"));
         api.put("storageclasses", "", "c", class("c", "somebody.else"));
         let folder = tempfile::tempdir().unwrap();
-        let driver = Driver::start(folder.path());
+        let driver = Driver::start(&folder.path().join("csi.sock"), "node-1");
         driver.whisper("a", Ok((4 * GIB, Some(4 * GIB))));
         driver.whisper("b", Ok((3 * GIB, Some(2 * GIB))));
         let metrics = Arc::new(Metrics::new().unwrap());

@@ -1,4 +1,4 @@
-//! `testbed bench`: measures in a machine.
+//! `testbed bench`: measures.
 
 use std::process::ExitCode;
 
@@ -33,12 +33,18 @@ enum Bench {
         #[arg(last = true)]
         arguments: Vec<String>,
     },
+    /// What the capacity-reporter costs with many nodes.
+    Capacity {
+        /// How many nodes there are, one number after the other, each larger than the one before.
+        nodes: Vec<String>,
+    },
 }
 
 /// Runs it.
 pub fn run(arguments: Arguments) -> Result<ExitCode> {
     match arguments.bench {
         Bench::Create { release, arguments } => Ok(suite::bench::create(release, &arguments)?.exit_code()),
+        Bench::Capacity { nodes } => Ok(suite::bench::capacity_simulation(&nodes)?.exit_code()),
         Bench::Journal { release, arguments } => Ok(suite::bench::journal(release, &arguments)?.exit_code()),
     }
 }

@@ -27,6 +27,8 @@ pub enum Suite {
     BenchCreate,
     /// What the journal costs; starting with many volumes.
     BenchJournal,
+    /// Many capacity-reporters of simulated nodes.
+    BenchCapacity,
 }
 
 /// Wall time from starting the machine to its power-off, without building. A suite that takes longer has no verdict.
@@ -45,6 +47,7 @@ pub fn budget(suite: Suite) -> Duration {
         Suite::Power => 20,
         Suite::BenchCreate => 20,
         Suite::BenchJournal => 30,
+        Suite::BenchCapacity => 40,
     };
     Duration::from_secs(minutes * 60)
 }
