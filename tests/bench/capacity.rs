@@ -1,5 +1,8 @@
-//! What the capacity-reporter costs and how fast it is (`testbed bench capacity`).
+//! What the capacity-reporter costs and how fast it is (`testbed bench capacity`): reporters of simulated nodes, and one on
+//! a node of a real cluster.
 
+#[path = "capacity/cluster.rs"]
+mod cluster;
 #[path = "../../capacity-reporter/tests/reporter/driver.rs"]
 #[expect(dead_code, reason = "the reporter's own tests order it to do more")]
 #[expect(clippy::unwrap_used, reason = "written for tests, where a helper that fails is a failure")]
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
             return served.map_or_else(fail, |()| ExitCode::SUCCESS);
         }
         ["simulation", sizes @ ..] => simulate(sizes),
+        ["cluster", orders] => in_cluster(orders),
         other => Err(anyhow::anyhow!("this is not understood: {other:?}; use `testbed bench capacity`")),
     };
     outcome.map_or_else(fail, |()| {
@@ -54,9 +58,20 @@ fn fail(error: anyhow::Error) -> ExitCode {
     ExitCode::FAILURE
 }
 
+fn variable(name: &str) -> Result<std::ffi::OsString> {
+    std::env::var_os(name).with_context(|| format!("{name} is not set: use `testbed bench capacity`"))
+}
+
+fn in_cluster(orders: &str) -> Result<()> {
+    let to = PathBuf::from(variable("QUARRY_BENCH_RESULT")?);
+    let orders = serde_json::from_str(orders).context("the orders")?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let figures = runtime.block_on(cluster::run(orders))?;
+    print!("{figures}");
+    std::fs::write(&to, serde_json::to_vec_pretty(&figures)?).context("cannot write the result")
+}
+
 fn simulate(sizes: &[&str]) -> Result<()> {
-    let variable =
-        |name: &str| std::env::var_os(name).with_context(|| format!("{name} is not set: use `testbed bench capacity`"));
     let to = PathBuf::from(variable("QUARRY_BENCH_RESULT")?);
     let reporter = PathBuf::from(variable("QUARRY_REPORTER_BIN")?);
     let access = std::fs::read(PathBuf::from(variable("QUARRY_ACCESS")?))?;

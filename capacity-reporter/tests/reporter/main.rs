@@ -564,3 +564,14 @@ async fn the_driver_is_told_of_the_other_claims_of_a_waiting_pod() {
         "{answer:?}"
     );
 }
+
+#[tokio::test]
+async fn watches_that_began_together_do_not_end_together() {
+    let mut lengths = Vec::new();
+    for _ in 0..4 {
+        lengths.extend(Scene::settled().await.api.watch_lengths());
+    }
+    assert!(lengths.len() >= 12, "{lengths:?}");
+    assert!(lengths.iter().any(|length| *length != lengths[0]), "all last {} s", lengths[0]);
+    assert!(lengths.iter().all(|length| (200..=290).contains(length)), "{lengths:?}");
+}

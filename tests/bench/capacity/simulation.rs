@@ -212,7 +212,7 @@ impl Simulation {
         janitor.kill().await?;
 
         let idle = self.idle(quiet, &sample).await?;
-        let observer = Observer::start(self.servers.last().context("no API server")?.clone()).await?;
+        let observer = Observer::start(self.servers.last().context("no API server")?.clone(), world::node_of).await?;
         let one = self.one(&observer).await?;
         let all = self.all(&observer, &sample).await?;
         drop(observer);

@@ -124,20 +124,48 @@ impl Drop for Observer {
 }
 
 impl Observer {
-    /// Begins to watch; it knows all objects when this returns.
+    /// Begins to watch; it knows all objects when this returns. `whose` says by what name an object is asked for, besides
+    /// its class.
     ///
     /// # Errors
     /// When the list does not come.
-    pub async fn start(client: Client) -> Result<Self> {
+    pub async fn start(client: Client, whose: fn(&CSIStorageCapacity) -> String) -> Result<Self> {
         let (seen, changed) = (Arc::new(Mutex::new(Seen::new())), Arc::new(Notify::new()));
         let (ready, listed) = tokio::sync::oneshot::channel();
-        let task = tokio::spawn(watch(client, Arc::clone(&seen), Arc::clone(&changed), ready));
+        let task = tokio::spawn(watch(client, whose, Arc::clone(&seen), Arc::clone(&changed), ready));
         tokio::time::timeout(Duration::from_secs(120), listed).await.context("no list of capacity objects")??;
         Ok(Self { seen, changed, task })
     }
 
     fn seen(&self) -> MutexGuard<'_, Seen> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What an object says now; nothing where there is none.
+    #[must_use]
+    pub fn figure(&self, whose: &str, class: &str) -> Option<String> {
+        self.seen().get(&(whose.to_owned(), class.to_owned())).map(|(figure, _)| figure.clone())
+    }
+
+    /// Waits until an object says something else than `before`; gives when it came.
+    ///
+    /// # Errors
+    /// At the limit.
+    pub async fn changed(&self, whose: &str, class: &str, before: Option<&str>, limit: Duration) -> Result<Instant> {
+        let key = (whose.to_owned(), class.to_owned());
+        let wait = async {
+            loop {
+                let next = self.changed.notified();
+                if let Some((figure, at)) = self.seen().get(&key)
+                    && before != Some(figure.as_str())
+                {
+                    return *at;
+                }
+                next.await;
+            }
+        };
+        let waited = tokio::time::timeout(limit, wait).await;
+        waited.with_context(|| format!("{whose} says nothing new of {class} for {} s", limit.as_secs()))
     }
 
     /// Waits until all objects of these nodes say this; gives how long after `since` each did.
@@ -173,15 +201,27 @@ impl Observer {
     }
 }
 
-async fn watch(client: Client, seen: Arc<Mutex<Seen>>, changed: Arc<Notify>, ready: tokio::sync::oneshot::Sender<()>) {
+/// The node that an object is about.
+#[must_use]
+pub fn node_of(object: &CSIStorageCapacity) -> String {
+    let labels = object.node_topology.as_ref().and_then(|topology| topology.match_labels.as_ref());
+    labels.and_then(|labels| labels.get(TOPOLOGY)).cloned().unwrap_or_default()
+}
+
+async fn watch(
+    client: Client,
+    whose: fn(&CSIStorageCapacity) -> String,
+    seen: Arc<Mutex<Seen>>,
+    changed: Arc<Notify>,
+    ready: tokio::sync::oneshot::Sender<()>,
+) {
     let mut ready = Some(ready);
     let api = Api::<CSIStorageCapacity>::all(client);
     let mut stream = std::pin::pin!(watcher::watcher(api, watcher::Config::default()));
     while let Some(event) = stream.next().await {
         match event {
             Ok(Event::Apply(object) | Event::InitApply(object)) => {
-                let labels = object.node_topology.and_then(|topology| topology.match_labels).unwrap_or_default();
-                let key = (labels.get(TOPOLOGY).cloned().unwrap_or_default(), object.storage_class_name);
+                let key = (whose(&object), object.storage_class_name);
                 let figure = object.maximum_volume_size.map(|size| size.0).unwrap_or_default();
                 let now = Instant::now();
                 let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
