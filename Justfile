@@ -48,7 +48,7 @@ test *parts:
     ((failed == 0))
 
 # Measurements. `bench create`: creating and deleting volumes next to bare LVM and to other drivers' commands. `bench journal`: what the
-# journal costs, and starting with many volumes.
+# journal costs, and starting with many volumes. `bench capacity`: how soon changes are published, and what thousands of nodes cost.
 bench *args: _testbed
     @{{ testbed }} bench "$@"
 

@@ -45,7 +45,7 @@ pub struct Size {
     pub started: usize,
     /// In seconds.
     pub start_s: f64,
-    /// Of one of these: requests besides watches.
+    /// Of one of these: requests besides watches, the lists with which these begin included.
     pub start_requests: f64,
     /// Milliseconds of the API servers' processors for one of these.
     pub start_cpu_ms: f64,
@@ -231,7 +231,7 @@ impl Simulation {
             objects: world::objects(&self.admin).await?,
             started,
             start_s,
-            start_requests: per(requests(&start_counts), started),
+            start_requests: per(asked(&start), started),
             start_cpu_ms: per(start.cpu * 1000.0, started),
             start_failed: failures(&start_counts),
             idle,
@@ -425,6 +425,12 @@ fn minus(now: &Counts, before: &Counts) -> Counts {
 
 fn requests(counts: &Counts) -> f64 {
     counts.values().sum::<u64>() as f64
+}
+
+/// What was asked of the API servers besides watches, without what they ask for their own leases.
+fn asked(difference: &Difference) -> f64 {
+    let own = ["GET leases", "PUT leases", "POST leases"];
+    difference.requests.iter().filter(|(what, _)| !own.contains(&what.as_str())).map(|(_, count)| count).sum()
 }
 
 fn failures(counts: &Counts) -> u64 {
