@@ -12,6 +12,9 @@ use crate::exposition;
 const RESOURCES: [&str; 7] =
     ["csistoragecapacities", "storageclasses", "csinodes", "nodes", "pods", "persistentvolumeclaims", "leases"];
 
+/// What each of them watches.
+const WATCHED: [&str; 3] = ["csistoragecapacities", "storageclasses", "leases"];
+
 /// Sums over all API servers.
 #[derive(Debug, Clone)]
 pub struct Scrape {
@@ -23,6 +26,9 @@ pub struct Scrape {
     /// Events sent to watchers of capacity objects, and their bytes.
     events: f64,
     bytes: f64,
+    /// Events of all resources that reporters watch, and their bytes.
+    all_events: f64,
+    all_bytes: f64,
     cpu: f64,
 }
 
@@ -39,6 +45,10 @@ pub struct Difference {
     pub events: f64,
     /// Their bytes.
     pub bytes: f64,
+    /// Events of all that reporters watch.
+    pub all_events: f64,
+    /// Their bytes.
+    pub all_bytes: f64,
     /// Processor time of the API servers in seconds.
     pub cpu: f64,
 }
@@ -55,6 +65,8 @@ impl Scrape {
             watches: BTreeMap::new(),
             events: 0.0,
             bytes: 0.0,
+            all_events: 0.0,
+            all_bytes: 0.0,
             cpu: 0.0,
         };
         for server in servers {
@@ -76,8 +88,18 @@ impl Scrape {
                 "apiserver_longrunning_requests" if line.label("verb") == "WATCH" && RESOURCES.contains(&resource) => {
                     *self.watches.entry(resource.to_owned()).or_default() += line.value;
                 }
-                "apiserver_watch_events_total" if is_capacity(&line) => self.events += line.value,
-                "apiserver_watch_events_sizes_sum" if is_capacity(&line) => self.bytes += line.value,
+                "apiserver_watch_events_total" if WATCHED.contains(&resource) => {
+                    self.all_events += line.value;
+                    if resource == WATCHED[0] {
+                        self.events += line.value;
+                    }
+                }
+                "apiserver_watch_events_sizes_sum" if WATCHED.contains(&resource) => {
+                    self.all_bytes += line.value;
+                    if resource == WATCHED[0] {
+                        self.bytes += line.value;
+                    }
+                }
                 "process_cpu_seconds_total" => self.cpu += line.value,
                 _ => {}
             }
@@ -110,11 +132,9 @@ impl Scrape {
             watches: ended + self.watches() - before.watches(),
             events: self.events - before.events,
             bytes: self.bytes - before.bytes,
+            all_events: self.all_events - before.all_events,
+            all_bytes: self.all_bytes - before.all_bytes,
             cpu: self.cpu - before.cpu,
         }
     }
-}
-
-fn is_capacity(line: &exposition::Line<'_>) -> bool {
-    line.label("resource") == "csistoragecapacities" || line.label("kind") == "CSIStorageCapacity"
 }

@@ -80,6 +80,12 @@ pub struct Idle {
     pub watches: f64,
     /// Watches begun anew in a second.
     pub watches_per_s: f64,
+    /// Events sent to watchers in a second: bookmarks, which tell a watch how far it is.
+    pub events_per_s: f64,
+    /// Their bytes in a second.
+    pub bytes_per_s: f64,
+    /// Events of capacity objects alone, and their bytes.
+    capacity_per_s: (f64, f64),
     /// Seconds of the API servers' processors in a second.
     pub cpu: f64,
 }
@@ -93,8 +99,8 @@ pub struct Changes {
     pub seconds: f64,
     /// Of one node's change: requests besides watches.
     pub requests: f64,
-    /// Requests that failed.
-    pub failed: u64,
+    /// Requests that failed, by verb and how.
+    pub failed: Counts,
     /// Of one node's change: events sent to watchers, without the benchmark's own.
     pub events: f64,
     /// Their bytes, of one event.
@@ -213,8 +219,8 @@ impl Simulation {
 
         let idle = self.idle(quiet, &sample).await?;
         let observer = Observer::start(self.servers.last().context("no API server")?.clone(), world::node_of).await?;
-        let one = self.one(&observer).await?;
-        let all = self.all(&observer, &sample).await?;
+        let one = self.one(&observer, &idle).await?;
+        let all = self.all(&observer, &sample, &idle).await?;
         drop(observer);
         let reporter = largest(sample.iter().map(Shipped::memory))?;
         for shipped in sample {
@@ -306,19 +312,23 @@ impl Simulation {
         let (before, counts) = (self.scrape().await?, self.all_counts(sample).await?);
         tokio::time::sleep(quiet).await;
         let (after, now) = (self.scrape().await?, self.all_counts(sample).await?);
-        let Difference { seconds, requests: counted, watches: begun, cpu, .. } = after.since(&before);
+        let Difference { seconds, requests: counted, watches: begun, events, bytes, all_events, all_bytes, cpu } =
+            after.since(&before);
         Ok(Idle {
             seconds,
             requests: requests(&minus(&now, &counts)) as u64,
             counted,
             watches: after.watches(),
             watches_per_s: begun / seconds,
+            events_per_s: all_events / seconds,
+            bytes_per_s: all_bytes / seconds,
+            capacity_per_s: (events / seconds, bytes / seconds),
             cpu: cpu / seconds,
         })
     }
 
     /// One node after the other says something else.
-    async fn one(&mut self, observer: &Observer) -> Result<Changes> {
+    async fn one(&mut self, observer: &Observer, idle: &Idle) -> Result<Changes> {
         self.progress.say(&format!("{CHANGES} times one node changes"));
         let (before, counts) = (self.scrape().await?, self.counts().await?);
         let (mut delays, mut seconds) = (Vec::new(), 0.0);
@@ -339,11 +349,11 @@ impl Simulation {
         let difference = self.scrape().await?.since(&before);
         let counts = minus(&self.counts().await?, &counts);
         self.room += (1 + i64::try_from(CHANGES)?) * GIB;
-        Ok(changes(&delays, seconds / CHANGES as f64, &difference, &counts, CHANGES))
+        Ok(changes(&delays, seconds / CHANGES as f64, &difference, &counts, (CHANGES, idle)))
     }
 
     /// All say something else at the same moment.
-    async fn all(&mut self, observer: &Observer, sample: &[Shipped]) -> Result<Changes> {
+    async fn all(&mut self, observer: &Observer, sample: &[Shipped], idle: &Idle) -> Result<Changes> {
         self.progress.say(&format!("all {} nodes change at once", self.names.len()));
         let (before, counts) = (self.scrape().await?, self.all_counts(sample).await?);
         self.room += GIB;
@@ -362,7 +372,7 @@ impl Simulation {
         tokio::time::sleep(Duration::from_secs(2)).await;
         let difference = self.scrape().await?.since(&before);
         let counts = minus(&self.all_counts(sample).await?, &counts);
-        Ok(changes(&delays, last.as_secs_f64(), &difference, &counts, nodes.len()))
+        Ok(changes(&delays, last.as_secs_f64(), &difference, &counts, (nodes.len(), idle)))
     }
 
     /// Has a reporter as it is shipped clean up, of all nodes, several times.
@@ -392,15 +402,24 @@ impl Simulation {
     }
 }
 
-fn changes(delays: &[Duration], seconds: f64, difference: &Difference, counts: &Counts, of: usize) -> Changes {
-    let written = delays.len() as f64;
+/// Sums up what so many changes cost, less what goes on when nothing changes.
+fn changes(
+    delays: &[Duration],
+    seconds: f64,
+    difference: &Difference,
+    counts: &Counts,
+    (of, idle): (usize, &Idle),
+) -> Changes {
+    // The benchmark's own watch has each event once.
+    let events = (difference.events - idle.capacity_per_s.0 * difference.seconds).max(0.0);
+    let bytes = (difference.bytes - idle.capacity_per_s.1 * difference.seconds).max(0.0);
     Changes {
         delay: Percentiles::of(delays),
         seconds,
         requests: per(requests(counts), of),
-        failed: failures(counts),
-        events: per(difference.events - written, of),
-        event_bytes: difference.bytes / difference.events.max(1.0),
+        failed: counts.iter().filter(|(what, _)| !what.ends_with(" ok")).map(|(w, c)| (w.clone(), *c)).collect(),
+        events: per(events - delays.len() as f64, of).max(0.0),
+        event_bytes: bytes / events.max(1.0),
         cpu_ms: per(difference.cpu * 1000.0, of),
     }
 }
