@@ -37,6 +37,8 @@ const LIMIT: Duration = Duration::from_secs(120);
 pub struct Member {
     /// The node's name.
     pub node: String,
+    /// Its UID.
+    pub uid: String,
     /// A token of the reporters' account, bound to the node.
     pub token: String,
     /// The API server to talk to.
@@ -194,7 +196,7 @@ pub fn say(driver: &Driver, bytes: i64) {
 
 /// Starts a reporter with its driver; it has published all it has to say when this returns.
 async fn begin(member: Member, folder: &Path, authority: &Path) -> Result<(String, Running)> {
-    let Member { node, token, server, room } = member;
+    let Member { node, token, server, room, .. } = member;
     let driver = Driver::start(&folder.join(&node), &node);
     say(&driver, room);
     let metrics = Arc::new(Metrics::new()?);

@@ -53,7 +53,10 @@ type Row = (&'static str, fn(&Size) -> f64);
 
 /// The table's parts with their lines.
 const PARTS: &[(&str, &[Row])] = &[
-    ("objects", &[("capacity objects", |size| size.objects as f64)]),
+    (
+        "objects",
+        &[("capacity objects", |size| size.objects as f64), ("reporters that run", |size| size.running as f64)],
+    ),
     (
         "start, at most 16 at a time in each process",
         &[
@@ -88,7 +91,7 @@ const PARTS: &[(&str, &[Row])] = &[
         ],
     ),
     (
-        "every node's three figures change at once",
+        "the three figures of all whose reporter runs change at once",
         &[
             ("until all are published, s", |size| size.all.seconds),
             ("driver's word to watcher, p50, ms", |size| size.all.delay.p50_ms),
@@ -120,6 +123,7 @@ impl fmt::Display for Results {
             f,
             "Simulation: real etcd and two real API servers; Node objects without nodes; on each the reporter's real \
              code with a simulated driver and a token of its own, most of them many in a process, five as shipped.\n\
+             Where fewer reporters run than there are nodes, the others' objects are there and unwatched.\n\
              Growth: the last column by the first."
         )?;
         write!(f, "{:<48}", "nodes")?;

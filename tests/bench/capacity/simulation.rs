@@ -22,6 +22,10 @@ use crate::world::{self, Observer, memory_kib};
 const SHIPPED: usize = 5;
 /// Reporters of one process at most: a process may have 20,000 open files on many machines, and each has up to nine.
 const HERD: usize = 1250;
+/// So many reporters run at most, or so many more of the next nodes where that is reached: two cores do not carry more
+/// beside the API servers. Of other nodes there are the objects, as their reporters leave them.
+const RUNNING: usize = 1000;
+const MORE: usize = 100;
 /// How long nothing changes while requests are counted.
 const QUIET: Duration = Duration::from_secs(75);
 /// The same at the middle size: longer than any watch lasts.
@@ -39,6 +43,8 @@ const PORT: u16 = 9900;
 pub struct Size {
     /// How many.
     pub nodes: usize,
+    /// Reporters that run.
+    pub running: usize,
     /// Capacity objects, as the API server lists them.
     pub objects: usize,
     /// Reporters started to get to this size, and how long until the last had published.
@@ -140,6 +146,8 @@ struct Simulation {
     shipped: Vec<Member>,
     /// All nodes.
     names: Vec<String>,
+    /// Those of them whose reporter runs in a herd.
+    live: Vec<String>,
     /// What the drivers say now; each change says one GiB more.
     room: i64,
 }
@@ -166,6 +174,7 @@ pub async fn run(access: Access, reporter: PathBuf, sizes: &[usize]) -> Result<V
         sizes: Vec::new(),
         shipped: Vec::new(),
         names: Vec::new(),
+        live: Vec::new(),
         room: 100 * GIB,
     };
     let mut results = Vec::new();
@@ -199,6 +208,12 @@ impl Simulation {
         }
         world::give_lease(&self.admin, &self.janitor().node).await?;
 
+        if self.live.len() + members.len() > RUNNING {
+            let others = members.split_off(MORE.min(members.len()));
+            self.progress.say(&format!("{size} nodes: make the objects of {} of them", others.len()));
+            world::publish(&self.admin, &others).await?;
+        }
+        self.live.extend(members.iter().map(|member| member.node.clone()));
         self.progress.say(&format!("{size} nodes: start {} reporters", members.len()));
         let started = members.len();
         let (scrape, begin, counts) = (self.scrape().await?, Instant::now(), self.counts().await?);
@@ -234,6 +249,7 @@ impl Simulation {
         }
         let size = Size {
             nodes: size,
+            running: self.live.len() + SHIPPED - 1,
             objects: world::objects(&self.admin).await?,
             started,
             start_s,
@@ -265,7 +281,7 @@ impl Simulation {
 
     /// The new ones in herds of about the same size.
     async fn start(&mut self, members: Vec<Member>) -> Result<()> {
-        while self.herds.len() < self.names.len().div_ceil(HERD) {
+        while self.herds.len() < self.live.len().div_ceil(HERD) {
             let index = self.herds.len();
             self.herds.push(Herd::start(&self.access.folder, index, &self.access.authority).await?);
         }
@@ -332,10 +348,9 @@ impl Simulation {
         self.progress.say(&format!("{CHANGES} times one node changes"));
         let (before, counts) = (self.scrape().await?, self.counts().await?);
         let (mut delays, mut seconds) = (Vec::new(), 0.0);
-        let step = (self.names.len() - SHIPPED).div_ceil(CHANGES).max(1);
         for index in 0..CHANGES {
-            let nodes = self.names[SHIPPED..].iter().skip(index * step % (self.names.len() - SHIPPED)).take(1);
-            let nodes: Vec<String> = nodes.cloned().collect();
+            let node = &self.live[index * self.live.len() / CHANGES];
+            let nodes = vec![node.clone()];
             let bytes = self.room + (1 + i64::try_from(index)?) * GIB;
             let since = Instant::now();
             self.order(&Order::Say { node: nodes.first().cloned(), bytes }).await?;
@@ -354,13 +369,12 @@ impl Simulation {
 
     /// All say something else at the same moment.
     async fn all(&mut self, observer: &Observer, sample: &[Shipped], idle: &Idle) -> Result<Changes> {
-        self.progress.say(&format!("all {} nodes change at once", self.names.len()));
+        self.progress.say("all nodes whose reporter runs change at once");
         let (before, counts) = (self.scrape().await?, self.all_counts(sample).await?);
         self.room += GIB;
         let bytes = self.room;
-        // All but the janitor's, which does not run.
-        let mut nodes = self.names.clone();
-        nodes.remove(SHIPPED - 1);
+        let shipped = self.shipped[..sample.len()].iter().map(|member| member.node.clone());
+        let nodes: Vec<String> = self.live.iter().cloned().chain(shipped).collect();
         let since = Instant::now();
         for shipped in sample {
             shipped.say(bytes);

@@ -15,6 +15,8 @@ use kube::api::{Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, Config};
+use quarry_capacity_reporter::identity::{Identity, MANAGER};
+use quarry_capacity_reporter::object::{Figures, Owner, manifest};
 use quarry_tests::cluster::capacity::TOPOLOGY;
 use quarry_tests::cluster::nodeless::Access;
 use quarry_tests::cluster::release::{DRIVER, NAMESPACE};
@@ -60,13 +62,13 @@ pub async fn nodes(
     let make = |index: usize| async move {
         let node = name(index);
         let server = access.servers.get(index % access.servers.len()).context("no API server")?.clone();
-        let token = make_node(client, &node).await.with_context(|| format!("cannot make {node}"))?;
-        Ok(Member { node, token, server, room })
+        let (uid, token) = make_node(client, &node).await.with_context(|| format!("cannot make {node}"))?;
+        Ok(Member { node, uid, token, server, room })
     };
     futures::stream::iter(numbers).map(make).buffered(AT_ONCE).try_collect().await
 }
 
-async fn make_node(client: &Client, node: &str) -> Result<String> {
+async fn make_node(client: &Client, node: &str) -> Result<(String, String)> {
     let post = PostParams::default();
     let object = json!({"metadata": {"name": node, "labels": {TOPOLOGY: node, "kubernetes.io/hostname": node}}});
     let made = Api::<Node>::all(client.clone()).create(&post, &serde_json::from_value(object)?).await?;
@@ -85,7 +87,34 @@ async fn make_node(client: &Client, node: &str) -> Result<String> {
     }))?;
     let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), NAMESPACE);
     let token = accounts.create_token_request(ACCOUNT, &post, &request).await?;
-    Ok(token.status.context("no token came")?.token)
+    Ok((uid, token.status.context("no token came")?.token))
+}
+
+/// Makes the objects of nodes whose reporter does not run, just as it would leave them.
+///
+/// # Errors
+/// When the API server refuses one.
+pub async fn publish(client: &Client, members: &[Member]) -> Result<()> {
+    let api: Api<CSIStorageCapacity> = Api::namespaced(client.clone(), NAMESPACE);
+    let parameters = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
+    let make = |(member, class): (&Member, &str)| {
+        let identity = Identity {
+            driver: DRIVER.to_owned(),
+            node: member.node.clone(),
+            segment: (TOPOLOGY.to_owned(), member.node.clone()),
+            namespace: NAMESPACE.to_owned(),
+        };
+        let owner = Owner { name: member.node.clone(), uid: member.uid.clone() };
+        let room = member.room.unsigned_abs();
+        let object = manifest(&identity, &owner, class, Figures { capacity: room, largest: room }, None);
+        let (api, parameters) = (api.clone(), &parameters);
+        async move {
+            api.create(parameters, &serde_json::from_value(object)?).await?;
+            anyhow::Ok(())
+        }
+    };
+    let all: Vec<_> = members.iter().flat_map(|member| crate::CLASSES.map(|class| (member, class))).collect();
+    futures::stream::iter(all).map(make).buffer_unordered(AT_ONCE).try_collect().await
 }
 
 /// Says that the reporter of this node cleans up, for the next hour: no other one takes the lease meanwhile.
