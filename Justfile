@@ -48,7 +48,8 @@ test *parts:
     ((failed == 0))
 
 # Measurements. `bench create`: creating and deleting volumes next to bare LVM and to other drivers' commands. `bench journal`: what the
-# journal costs, and starting with many volumes. `bench scrape`: what a scrape of the metrics costs.
+# journal costs, and starting with many volumes. `bench scrape`: what a scrape of the metrics costs. `bench isolation`: shares by weights.
+# `bench capacity`: how soon changes are published, and what thousands of nodes cost.
 bench *args: _testbed
     @{{ testbed }} bench "$@"
 

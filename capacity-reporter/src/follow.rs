@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
+use std::ops::Range;
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -18,6 +19,10 @@ use crate::telemetry::chain;
 
 /// The first pause after an error, and the longest: an API server that restarts is back within seconds.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
+
+/// How many seconds a watch lasts before it is taken up again; each has its own length. Thousands of reporters begin their
+/// watches at the same moment when an API server has restarted, and with one length they would come back together for ever.
+const LASTS: Range<u32> = 200..290;
 
 /// What a watch says.
 #[derive(Debug)]
@@ -38,7 +43,8 @@ where
 {
     let mut pause = Pause::new(PAUSES.0, PAUSES.1);
     loop {
-        let mut stream = std::pin::pin!(watcher::watcher(api.clone(), config.clone()));
+        let config = config.clone().timeout(fastrand::u32(LASTS));
+        let mut stream = std::pin::pin!(watcher::watcher(api.clone(), config));
         // By namespace and name: while pages of a list come, an object may come twice.
         let mut listed = BTreeMap::new();
         while let Some(event) = stream.next().await {

@@ -3,7 +3,8 @@
 //! **Invariant.** A node's objects are deleted only after its CSINode has lacked the driver at every look for the whole
 //! time, and lacks it at a last look. A rolling update empties it for moments.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use kube::api::ListParams;
 use kube::{Api, Client};
 use tokio::time::Instant;
 
-use crate::apply::{Applier, PAGE, RequestError, within};
+use crate::apply::{Applier, RequestError, within};
 use crate::identity::manager_selector;
 use crate::lease::Lease;
 use crate::telemetry::chain;
@@ -20,6 +21,8 @@ use crate::telemetry::metrics::Metrics;
 
 /// How often the janitor looks, at most.
 pub const INTERVAL: Duration = Duration::from_secs(300);
+/// How many objects a list brings at once. What the janitor needs of memory is mostly this.
+const PAGE: u32 = 200;
 
 /// Who cleans.
 pub struct Janitor {
@@ -41,6 +44,24 @@ struct Left {
     namespace: String,
     name: String,
     uid: String,
+}
+
+/// The names of thousands of nodes in little room: only hashes of them. Where two had the same, a node that lost the
+/// driver would not be cleaned up after.
+#[derive(Debug, Default)]
+struct Names {
+    hasher: RandomState,
+    hashes: HashSet<u64>,
+}
+
+impl Names {
+    fn insert(&mut self, name: &str) {
+        self.hashes.insert(self.hasher.hash_one(name));
+    }
+
+    fn contains(&self, name: &str) -> bool {
+        self.hashes.contains(&self.hasher.hash_one(name))
+    }
 }
 
 /// Since when nodes have been seen without the driver.
@@ -86,8 +107,7 @@ impl Janitor {
     }
 
     async fn look(&self, lacking: &mut Lacking) -> Result<(), RequestError> {
-        let mut nodes = self.nodes_with_objects().await?;
-        self.drop_those_with_driver(&mut nodes).await?;
+        let mut nodes = self.nodes_without(&self.with_driver().await?).await?;
         let over = lacking.note(nodes.keys().cloned(), Instant::now(), self.after);
         for node in over {
             let api: Api<CSINode> = Api::all(self.client.clone());
@@ -110,8 +130,28 @@ impl Janitor {
         Ok(())
     }
 
-    /// The objects that reporters keep, by node. Objects of a node that is gone have gone with it.
-    async fn nodes_with_objects(&self) -> Result<BTreeMap<String, Vec<Left>>, RequestError> {
+    /// The nodes that have the driver.
+    async fn with_driver(&self) -> Result<Names, RequestError> {
+        let api: Api<CSINode> = Api::all(self.client.clone());
+        let mut parameters = ListParams::default().limit(PAGE);
+        let mut names = Names::default();
+        loop {
+            let page = within(api.list(&parameters)).await;
+            self.metrics.requested("list", &page);
+            let page = page?;
+            for node in page.items.iter().filter(|node| self.has_driver(node)) {
+                names.insert(node.metadata.name.as_deref().unwrap_or_default());
+            }
+            match page.metadata.continue_.filter(|token| !token.is_empty()) {
+                Some(token) => parameters.continue_token = Some(token),
+                None => return Ok(names),
+            }
+        }
+    }
+
+    /// The objects that reporters keep of other nodes than these, by node. Objects of a node that is gone have gone with
+    /// it.
+    async fn nodes_without(&self, with_driver: &Names) -> Result<BTreeMap<String, Vec<Left>>, RequestError> {
         let api: Api<CSIStorageCapacity> = Api::all(self.client.clone());
         let mut parameters = ListParams::default().labels(&manager_selector(&self.driver)).limit(PAGE);
         let mut nodes: BTreeMap<String, Vec<Left>> = BTreeMap::new();
@@ -124,6 +164,7 @@ impl Janitor {
                 let owner = metadata.owner_references.into_iter().flatten().find(|owner| owner.kind == "Node");
                 if let (Some(owner), Some(namespace), Some(name), Some(uid)) =
                     (owner, metadata.namespace, metadata.name, metadata.uid)
+                    && !with_driver.contains(&owner.name)
                 {
                     nodes.entry(owner.name).or_default().push(Left { namespace, name, uid });
                 }
@@ -131,23 +172,6 @@ impl Janitor {
             match page.metadata.continue_.filter(|token| !token.is_empty()) {
                 Some(token) => parameters.continue_token = Some(token),
                 None => return Ok(nodes),
-            }
-        }
-    }
-
-    async fn drop_those_with_driver(&self, nodes: &mut BTreeMap<String, Vec<Left>>) -> Result<(), RequestError> {
-        let api: Api<CSINode> = Api::all(self.client.clone());
-        let mut parameters = ListParams::default().limit(PAGE);
-        loop {
-            let page = within(api.list(&parameters)).await;
-            self.metrics.requested("list", &page);
-            let page = page?;
-            for node in page.items.iter().filter(|node| self.has_driver(node)) {
-                nodes.remove(node.metadata.name.as_deref().unwrap_or_default());
-            }
-            match page.metadata.continue_.filter(|token| !token.is_empty()) {
-                Some(token) => parameters.continue_token = Some(token),
-                None => return Ok(()),
             }
         }
     }

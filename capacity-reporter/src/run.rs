@@ -34,7 +34,14 @@ const FAREWELL: Duration = Duration::from_secs(3);
 /// # Errors
 /// The process is in no pod, or that has no token.
 pub fn client() -> anyhow::Result<Client> {
-    let mut config = Config::incluster().context("cannot find the API server and the pod's token")?;
+    client_of(Config::incluster().context("cannot find the API server and the pod's token")?)
+}
+
+/// A client as the reporter needs it, of this API server and account.
+///
+/// # Errors
+/// What the configuration says cannot be used.
+pub fn client_of(mut config: Config) -> anyhow::Result<Client> {
     // Whoever sends a request decides whether and when it is sent again.
     config.default_retry = false;
     config.connect_timeout = Some(Duration::from_secs(5));

@@ -98,7 +98,7 @@ impl Source for Driver {
         snapshot.journal.writes = 2 * ticks;
         snapshot.journal.syncs = ticks;
         snapshot.journal.writing = Duration::from_millis(4 * ticks);
-        let states = [State::Enforced, State::NotEnforced(Reason::Uncalibrated("vdc".to_owned()))];
+        let states = [State::Enforced, State::NotEnforced(Reason::Uncalibrated { disk: "vdc".to_owned(), why: None })];
         let volumes = ["pvc-1", "pvc-2"].map(|name| LvName::parse(name).unwrap());
         snapshot.shares.0 = volumes.into_iter().map(|lv| (lv, "/target".to_owned())).zip(states).collect();
         snapshot.shares.1.repaired = ticks / 10;

@@ -45,6 +45,8 @@ struct State {
     history: Vec<(u64, Key, &'static str, Value)>,
     watchers: Vec<(String, String, mpsc::UnboundedSender<Line>)>,
     asked: Vec<Asked>,
+    /// How many seconds each watch was to last.
+    lengths: Vec<u32>,
     faults: VecDeque<Fault>,
     down: bool,
 }
@@ -222,6 +224,7 @@ impl State {
 
     fn watch(&mut self, path: &Path, text: &str, query: &BTreeMap<String, String>) -> Response<Body> {
         let from: u64 = query["resourceVersion"].parse().unwrap();
+        self.lengths.push(query["timeoutSeconds"].parse().unwrap());
         let (sender, lines) = mpsc::unbounded_channel();
         if from < self.compacted {
             let gone = status(410, "Expired", "too old resource version");
@@ -324,6 +327,11 @@ impl Api {
     /// How often a resource was listed.
     pub fn lists(&self, resource: &str) -> usize {
         self.0.lock().unwrap().asked.iter().filter(|a| a.verb == "list" && a.resource == resource).count()
+    }
+
+    /// How many seconds each watch so far was to last.
+    pub fn watch_lengths(&self) -> Vec<u32> {
+        self.0.lock().unwrap().lengths.clone()
     }
 
     /// How many requests there were besides watches.

@@ -1,4 +1,4 @@
-//! A driver that says what it is told to.
+//! A driver that says what it is told to: for the reporter's tests, and for the nodes of `bench capacity`.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -21,6 +21,8 @@ use tonic::{Request, Response, Status, Streaming};
 pub type Room = Result<(i64, Option<i64>), tonic::Code>;
 
 struct State {
+    /// The node's name, which is its topology value too.
+    node: String,
     rooms: Mutex<HashMap<String, Room>>,
     changes: watch::Sender<u64>,
     asked: Mutex<u64>,
@@ -41,9 +43,11 @@ pub struct Driver {
 }
 
 impl Driver {
-    pub fn start(folder: &Path) -> Self {
+    /// Serves on this socket as the driver of this node.
+    pub fn start(socket: &Path, node: &str) -> Self {
         let (sender, answers) = mpsc::unbounded_channel();
         let state = State {
+            node: node.to_owned(),
             rooms: Mutex::default(),
             changes: watch::channel(0).0,
             asked: Mutex::default(),
@@ -51,7 +55,7 @@ impl Driver {
             questions: Mutex::default(),
             shares: watch::Sender::default(),
         };
-        let mut driver = Self { socket: folder.join("csi.sock"), state: Arc::new(state), server: None, answers };
+        let mut driver = Self { socket: socket.to_owned(), state: Arc::new(state), server: None, answers };
         driver.begin();
         driver
     }
@@ -147,13 +151,10 @@ impl Node for Service {
         &self,
         _: Request<csi::NodeGetInfoRequest>,
     ) -> Result<Response<csi::NodeGetInfoResponse>, Status> {
-        let segments = HashMap::from([("topology.lvm.quarry.storage/node".to_owned(), "node-1".to_owned())]);
+        let node_id = self.0.node.clone();
+        let segments = HashMap::from([("topology.lvm.quarry.storage/node".to_owned(), node_id.clone())]);
         let accessible_topology = Some(csi::Topology { segments });
-        Ok(Response::new(csi::NodeGetInfoResponse {
-            node_id: "node-1".to_owned(),
-            accessible_topology,
-            ..Default::default()
-        }))
+        Ok(Response::new(csi::NodeGetInfoResponse { node_id, accessible_topology, ..Default::default() }))
     }
 }
 
@@ -165,7 +166,8 @@ impl Controller for Service {
     ) -> Result<Response<csi::GetCapacityResponse>, Status> {
         *self.0.asked.lock().unwrap() += 1;
         let request = request.into_inner();
-        assert_eq!(request.accessible_topology.unwrap().segments["topology.lvm.quarry.storage/node"], "node-1");
+        let segments = request.accessible_topology.unwrap().segments;
+        assert_eq!(segments["topology.lvm.quarry.storage/node"], self.0.node);
         let class = &request.parameters["deviceClass"];
         let room = self.0.rooms.lock().unwrap().get(class).copied().unwrap_or(Ok((0, Some(0))));
         let (available_capacity, maximum_volume_size) = room.map_err(|code| Status::new(code, "as ordered"))?;

@@ -70,7 +70,7 @@ impl Scene {
         api.put("storageclasses", "", "b", class("b", "lvm.quarry.storage"));
         api.put("storageclasses", "", "c", class("c", "somebody.else"));
         let folder = tempfile::tempdir().unwrap();
-        let driver = Driver::start(folder.path());
+        let driver = Driver::start(&folder.path().join("csi.sock"), "node-1");
         driver.whisper("a", Ok((4 * GIB, Some(4 * GIB))));
         driver.whisper("b", Ok((3 * GIB, Some(2 * GIB))));
         let metrics = Arc::new(Metrics::new().unwrap());
@@ -627,4 +627,15 @@ async fn a_class_that_the_node_lacks_has_no_object() {
     // What cannot be read is another matter.
     scene.driver.say("a", Err(tonic::Code::Unavailable));
     scene.until_told("a", "0").await;
+}
+
+#[tokio::test]
+async fn watches_that_began_together_do_not_end_together() {
+    let mut lengths = Vec::new();
+    for _ in 0..4 {
+        lengths.extend(Scene::settled().await.api.watch_lengths());
+    }
+    assert!(lengths.len() >= 12, "{lengths:?}");
+    assert!(lengths.iter().any(|length| *length != lengths[0]), "all last {} s", lengths[0]);
+    assert!(lengths.iter().all(|length| (200..=290).contains(length)), "{lengths:?}");
 }

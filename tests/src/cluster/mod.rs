@@ -13,6 +13,7 @@ pub mod kubectl;
 mod machine;
 mod network;
 mod node;
+pub mod nodeless;
 pub mod objects;
 mod plane;
 pub mod release;

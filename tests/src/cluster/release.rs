@@ -42,6 +42,15 @@ impl Release {
     /// # Errors
     /// When Helm refuses, or a node's driver does not come up.
     pub fn install(&self, nodes: &[&str], values: &[&str]) -> Result<()> {
+        self.apply(values)?;
+        self.wait_ready(nodes)
+    }
+
+    /// As [`Self::install`], but waits for nothing: where there are no nodes, nobody makes pods.
+    ///
+    /// # Errors
+    /// When Helm refuses.
+    pub fn apply(&self, values: &[&str]) -> Result<()> {
         let chart = cache::workspace().join("manifests/chart");
         let mut command = Command::new(&self.helm)
             .args(["upgrade", "--install", RELEASE])
@@ -55,8 +64,7 @@ impl Release {
         for value in values {
             command = command.args(["--set", value]);
         }
-        process::run(&command, HELM_LIMIT)?.success().context("cannot install the chart")?;
-        self.wait_ready(nodes)
+        process::run(&command, HELM_LIMIT)?.success().context("cannot install the chart").map(drop)
     }
 
     /// Removes the chart's objects and waits until its pods are gone.

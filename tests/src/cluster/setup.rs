@@ -1,5 +1,7 @@
 //! Everything that a cluster with the driver needs, made or taken from the cache.
 
+use std::path::PathBuf;
+
 use anyhow::Result;
 
 use super::{Cluster, ClusterSettings, NodeSettings};
@@ -28,6 +30,14 @@ impl Parts {
             images.push(artifacts::driver(&store, progress)?);
         }
         Ok(Self { store, binaries, images })
+    }
+
+    /// Where a built program is.
+    ///
+    /// # Errors
+    /// When there is none of this name.
+    pub fn program(&self, name: &str) -> Result<PathBuf> {
+        self.binaries.path(name)
     }
 
     /// Starts a cluster of these nodes.

@@ -1,10 +1,10 @@
-//! `testbed bench`: measures in a machine.
+//! `testbed bench`: measures.
 
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{Args, Subcommand};
-use quarry_tests::suite;
+use clap::{Args, Subcommand, ValueEnum};
+use quarry_tests::suite::{self, Verdict};
 
 /// What `testbed bench` takes.
 #[derive(Debug, Args)]
@@ -48,6 +48,23 @@ enum Bench {
         #[arg(last = true)]
         arguments: Vec<String>,
     },
+    /// How fast the capacity-reporter is on a real node, and what it costs with many.
+    Capacity {
+        /// Only this part.
+        #[arg(long)]
+        only: Option<CapacityPart>,
+        /// How many nodes there are, one number after the other, each larger than the one before.
+        nodes: Vec<String>,
+    },
+}
+
+/// A part of the capacity benchmark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum CapacityPart {
+    /// Reporters of simulated nodes, on this machine.
+    Simulation,
+    /// A cluster of one node in a virtual machine.
+    Cluster,
 }
 
 /// Runs it.
@@ -55,6 +72,16 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     match arguments.bench {
         Bench::Create { release, arguments } => Ok(suite::bench::create(release, &arguments)?.exit_code()),
         Bench::Isolation { release } => Ok(suite::bench::isolation(release)?.exit_code()),
+        Bench::Capacity { only, nodes } => {
+            let mut verdict = Verdict::Pass;
+            if only != Some(CapacityPart::Cluster) {
+                verdict = suite::bench::capacity_simulation(&nodes)?;
+            }
+            if only != Some(CapacityPart::Simulation) && verdict == Verdict::Pass {
+                verdict = suite::bench::capacity_cluster()?;
+            }
+            Ok(verdict.exit_code())
+        }
         Bench::Journal { release, arguments } => Ok(suite::bench::journal(release, &arguments)?.exit_code()),
         Bench::Scrape { release, arguments } => Ok(suite::bench::scrape(release, &arguments)?.exit_code()),
     }

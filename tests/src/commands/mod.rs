@@ -37,7 +37,7 @@ enum Command {
     Stop,
     /// Run a suite in a virtual machine: exit code 0 is a pass, 1 a failure, 2 no verdict.
     Suite(suite::Arguments),
-    /// Run a benchmark in a virtual machine.
+    /// Run a benchmark.
     Bench(bench::Arguments),
     /// The first process of a virtual machine.
     #[command(hide = true)]

@@ -14,7 +14,7 @@ use anyhow::{Result, bail};
 
 pub use disks::{scratch_disks, wipe};
 pub use driver::{Csi, DriverSpec, DriverUnderTest};
-pub use host::describe;
+pub use host::{describe, machine};
 pub use lvm::{Row, VgOptions, VolumeGroup, lvm};
 pub use weak_disk::WeakDisk;
 

@@ -33,6 +33,8 @@ pub enum Suite {
     BenchJournal,
     /// What a scrape of the metrics costs.
     BenchScrape,
+    /// Many capacity-reporters of simulated nodes.
+    BenchCapacity,
 }
 
 /// Wall time from starting the machine to its power-off, without building. A suite that takes longer has no verdict.
@@ -54,6 +56,7 @@ pub fn budget(suite: Suite) -> Duration {
         Suite::BenchJournal => 30,
         Suite::BenchIsolation => 30,
         Suite::BenchScrape => 20,
+        Suite::BenchCapacity => 40,
     };
     Duration::from_secs(minutes * 60)
 }

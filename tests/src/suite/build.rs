@@ -27,6 +27,11 @@ pub(super) fn test_program(name: &str) -> Result<PathBuf> {
     build(&["test", "--no-run", "--workspace", "--test", name], name)
 }
 
+/// Builds a benchmark's program that is a load itself, and so must not be slowed down by its own build.
+pub(super) fn load_program(name: &str) -> Result<PathBuf> {
+    build(&["test", "--no-run", "--profile", "load", "--workspace", "--test", name], name)
+}
+
 /// Builds the driver.
 pub(crate) fn driver(profile: Profile) -> Result<PathBuf> {
     let mut arguments = vec!["build", "--workspace", "--bin", "quarry-driver"];
