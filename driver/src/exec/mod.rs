@@ -365,5 +365,7 @@ mod tests {
         assert!(exec.running()[0].line.contains("exec sleep 60"), "{:?}", exec.running());
         assert!(matches!(task.await.unwrap(), Err(ExecError::Killed { .. })));
         assert_eq!((exec.running().len(), exec.counts().killed.values().sum::<u64>()), (0, 1));
+        // It ran until its limit, and that is counted.
+        assert!(exec.counts().time.values().sum::<Duration>() >= Duration::from_millis(300));
     }
 }
