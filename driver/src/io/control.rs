@@ -20,7 +20,7 @@ use crate::volume::io::{Limits, Weight};
 use super::calibrate::Store;
 use super::cost::{self, DiskFiles, Done};
 use super::models::Models;
-use super::monitor::{Monitor, Share, User};
+use super::monitor::{Monitor, User};
 use super::notes::{Notes, NotesError};
 use super::plan::{self, Placed, Plan};
 use super::pods::{self, PodCgroup};
@@ -58,8 +58,6 @@ impl Default for Places {
 pub struct Counts {
     /// Settings that were found changed, and put right.
     pub repaired: u64,
-    /// Disks that were seen to be slower than their models, and pools whose syncs nobody is charged for.
-    pub found_out: u64,
 }
 
 /// Tells who has which volume.
@@ -74,6 +72,9 @@ pub trait Tenants: Send + Sync {
 
 /// What came of each line: a cgroup's file, a device.
 type Outcomes = BTreeMap<(PathBuf, DeviceNumber), Result<(), Reason>>;
+
+/// The states of those who ask, and the disks that wait for a model.
+type Outcome = (Vec<(Publication, State)>, Vec<Disk>);
 
 /// A volume at a target path.
 pub type Publication = (LvName, String);
@@ -103,7 +104,6 @@ pub(super) struct Work {
 #[derive(Debug, Default)]
 struct Told {
     states: BTreeMap<Publication, State>,
-    shares: BTreeMap<Publication, Share>,
     uncalibrated: Vec<Disk>,
     counts: Counts,
 }
@@ -143,12 +143,6 @@ impl Control {
     #[must_use]
     pub fn news(&self) -> tokio::sync::watch::Receiver<u64> {
         self.news.subscribe()
-    }
-
-    /// What share of its disk each publication with a weight is to get of those that are active, and got lately.
-    #[must_use]
-    pub fn shares(&self) -> BTreeMap<Publication, Share> {
-        self.told().shares.clone()
     }
 
     /// Disks that pods' weights wait for a model of.
@@ -201,12 +195,12 @@ impl Control {
         let mut states: BTreeMap<Publication, State> =
             tenants.iter().map(|tenant| (publication(tenant), State::NotAsked)).collect();
         let mut counts = Counts::default();
-        let mut seen = Seen::default();
+        let mut uncalibrated = Vec::new();
         if !asked.is_empty() || !work.notes.is_empty() {
             match self.bring_about(&mut work, &asked, now, &mut counts) {
                 Ok((found, what)) => {
                     states.extend(found);
-                    seen = what;
+                    uncalibrated = what;
                 }
                 Err(reason) => {
                     let failed = |tenant: &&Tenant| (publication(tenant), State::NotEnforced(reason.clone()));
@@ -218,9 +212,7 @@ impl Control {
         let awaited = states.values().any(|state| *state == State::Pending(Reason::CgroupNotFound));
         let mut told = self.told();
         told.counts.repaired += counts.repaired;
-        told.counts.found_out += counts.found_out;
-        told.shares = seen.shares;
-        told.uncalibrated = seen.uncalibrated;
+        told.uncalibrated = uncalibrated;
         for (publication, state) in &states {
             if told.states.get(publication) != Some(state) {
                 say(publication, state);
@@ -287,7 +279,7 @@ impl Control {
         asked: &[&Tenant],
         now: Instant,
         counts: &mut Counts,
-    ) -> Result<(Vec<(Publication, State)>, Seen), Reason> {
+    ) -> Result<Outcome, Reason> {
         let controllers = self.places.cgroups.join("cgroup.controllers");
         let offered = fs::read_to_string(&controllers).unwrap_or_default();
         if !offered.split_ascii_whitespace().any(|controller| controller == "io") {
@@ -332,9 +324,9 @@ impl Control {
             .zip(&lies)
             .filter_map(|(tenant, lying)| Some((*tenant, lying.as_ref().ok()?)))
             .filter(|(_, lying)| lying.placed.weight.is_some())
-            .map(|(tenant, lying)| lying.user(tenant, &plan))
+            .map(|(tenant, lying)| lying.user(tenant))
             .collect();
-        counts.found_out += work.monitor.look(&self.places, &watched, &users, now);
+        work.monitor.look(&self.places, &watched, &users, now);
 
         let mut uncalibrated: Vec<Disk> = weighted
             .iter()
@@ -344,7 +336,6 @@ impl Control {
         // A model of our own that a disk was seen to be slower than is measured again.
         let slower = watched.iter().map(|(disk, _)| disk).filter(|disk| work.monitor.of_disk(disk).is_some());
         uncalibrated.extend(slower.filter(|disk| self.is_calibrated(&work.models, disk)).cloned());
-        let seen = Seen { shares: work.monitor.shares(), uncalibrated };
 
         let state = |tenant: &Tenant, lying: &Result<Lying, State>| match lying {
             Err(state) => state.clone(),
@@ -358,7 +349,7 @@ impl Control {
             },
         };
         let states = asked.iter().zip(&lies).map(|(tenant, lying)| (publication(tenant), state(tenant, lying)));
-        Ok((states.collect(), seen))
+        Ok((states.collect(), uncalibrated))
     }
 
     /// Where a tenant lies.
@@ -516,22 +507,14 @@ struct Lying {
 
 impl Lying {
     /// As the monitor sees it.
-    fn user(&self, tenant: &Tenant, plan: &Plan) -> User {
-        let weight = |disk: &DeviceNumber| plan.weights.get(&(self.cgroup.path.clone(), *disk)).copied();
+    fn user(&self, tenant: &Tenant) -> User {
         User {
             publication: publication(tenant),
             cgroup: self.cgroup.path.clone(),
             pool: tenant.pool.clone(),
-            weights: self.placed.disks.iter().filter_map(|disk| Some((*disk, weight(disk)?))).collect(),
+            disks: self.placed.disks.clone(),
         }
     }
-}
-
-/// What was seen besides the states.
-#[derive(Debug, Default)]
-struct Seen {
-    shares: BTreeMap<Publication, Share>,
-    uncalibrated: Vec<Disk>,
 }
 
 fn publication(tenant: &Tenant) -> Publication {

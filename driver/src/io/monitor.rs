@@ -11,7 +11,6 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::device_number::DeviceNumber;
-use crate::volume::io::Weight;
 
 use super::calibrate::{DiskStat, charged_us};
 use super::control::{Places, Publication};
@@ -41,17 +40,8 @@ pub struct User {
     pub cgroup: PathBuf,
     /// Its volume's thin pool.
     pub pool: Option<String>,
-    /// Its pod's weight on each disk.
-    pub weights: BTreeMap<DeviceNumber, Weight>,
-}
-
-/// A pod's share of a disk, as parts of one.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Share {
-    /// By its weight and those of the pods that were active, too.
-    pub asked: f64,
-    /// What it got, of what pods with weights got: disk time as iocost charges it, else bytes.
-    pub achieved: f64,
+    /// The disks below its volume.
+    pub disks: BTreeSet<DeviceNumber>,
 }
 
 /// What was seen lately.
@@ -62,7 +52,6 @@ pub struct Monitor {
     /// Pools whose tenants sync side by side, with the time of the last sign.
     pools: BTreeMap<String, Instant>,
     pool_of: BTreeMap<Publication, String>,
-    shares: BTreeMap<Publication, Share>,
     looked: Option<Instant>,
 }
 
@@ -81,23 +70,20 @@ struct DiskWatch {
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 struct PodStat {
     writes: f64,
-    bytes: f64,
-    charged_us: f64,
 }
 
 impl Monitor {
     /// Looks at the disks that are set up, with the queue that each had while its model was seen to hold, and at who uses
-    /// them. The number of things that were found out and not known before.
-    pub fn look(&mut self, places: &Places, disks: &[(Disk, f64)], users: &[User], now: Instant) -> u64 {
+    /// them.
+    pub fn look(&mut self, places: &Places, disks: &[(Disk, f64)], users: &[User], now: Instant) {
         if self.looked.is_some_and(|looked| now.saturating_duration_since(looked) < PERIOD) {
-            return 0;
+            return;
         }
         let passed = self.looked.map(|looked| now.saturating_duration_since(looked).as_secs_f64());
         self.looked = Some(now);
         let known: BTreeSet<&str> = disks.iter().map(|(disk, _)| disk.name.as_str()).collect();
         self.disks.retain(|name, _| known.contains(name.as_str()));
         let root = fs::read_to_string(places.cgroups.join("io.stat")).unwrap_or_default();
-        let mut found = 0;
         let mut synced = BTreeSet::new();
         for (disk, calibrated_queue) in disks {
             let stat = fs::read_to_string(places.sys.join("block").join(&disk.name).join("stat")).unwrap_or_default();
@@ -121,15 +107,13 @@ impl Monitor {
                 {
                     synced.insert(disk.number);
                 }
-                found += u64::from(watch.compare(&before, DEEP.max(3.0 * calibrated_queue), disk));
+                watch.compare(&before, DEEP.max(3.0 * calibrated_queue), disk);
             }
         }
         self.count(users);
         if let Some(passed) = passed {
-            found += self.look_for_syncs(users, &synced, passed, now);
-            self.share(users);
+            self.look_for_syncs(users, &synced, passed, now);
         }
-        found
     }
 
     /// Why weights do not hold on a disk, if they were seen not to.
@@ -145,18 +129,12 @@ impl Monitor {
         Some(Reason::SyncsShareThinPool(pool.clone()))
     }
 
-    /// Who was to get what, and got it, between the last two looks.
-    #[must_use]
-    pub fn shares(&self) -> BTreeMap<Publication, Share> {
-        self.shares.clone()
-    }
-
     /// Reads the counters of every user's pod.
     fn count(&mut self, users: &[User]) {
         let mut pods = BTreeMap::new();
         for user in users {
             let Ok(text) = fs::read_to_string(user.cgroup.join("io.stat")) else { continue };
-            for disk in user.weights.keys() {
+            for disk in &user.disks {
                 let key = (user.cgroup.clone(), *disk);
                 let now = PodStat::parse(&text, *disk);
                 let before = self.pods.get(&key).map_or(now, |(_, last)| *last);
@@ -166,7 +144,7 @@ impl Monitor {
         self.pods = pods;
     }
 
-    fn look_for_syncs(&mut self, users: &[User], synced: &BTreeSet<DeviceNumber>, passed: f64, now: Instant) -> u64 {
+    fn look_for_syncs(&mut self, users: &[User], synced: &BTreeSet<DeviceNumber>, passed: f64, now: Instant) {
         let mut writers: BTreeMap<&str, BTreeSet<&PathBuf>> = BTreeMap::new();
         self.pool_of.clear();
         for user in users {
@@ -176,50 +154,20 @@ impl Monitor {
                 let counted = self.pods.get(&(user.cgroup.clone(), *disk));
                 counted.is_some_and(|(before, now)| (now.writes - before.writes) / passed.max(0.001) >= BUSY)
             };
-            if user.weights.keys().any(|disk| synced.contains(disk) && writes(disk)) {
+            if user.disks.iter().any(|disk| synced.contains(disk) && writes(disk)) {
                 writers.entry(pool).or_default().insert(&user.cgroup);
             }
         }
-        let mut found = 0;
         for (pool, _) in writers.into_iter().filter(|(_, pods)| pods.len() > 1) {
-            found += u64::from(self.pools.insert(pool.to_owned(), now).is_none());
+            self.pools.insert(pool.to_owned(), now);
         }
         self.pools.retain(|_, last| now.saturating_duration_since(*last) < REMEMBERED);
-        found
-    }
-
-    fn share(&mut self, users: &[User]) {
-        let got = |user: &User, disk: DeviceNumber| {
-            let (before, now) = self.pods.get(&(user.cgroup.clone(), disk)).copied().unwrap_or_default();
-            let charged = now.charged_us - before.charged_us;
-            if charged > 0.0 { charged } else { now.bytes - before.bytes }
-        };
-        // A pod counts once on a disk, however many of its volumes are there.
-        let mut sums: BTreeMap<DeviceNumber, BTreeMap<&PathBuf, (f64, f64)>> = BTreeMap::new();
-        for user in users {
-            for (disk, weight) in &user.weights {
-                let got = got(user, *disk);
-                if got > 0.0 {
-                    sums.entry(*disk).or_default().insert(&user.cgroup, (f64::from(weight.get()), got));
-                }
-            }
-        }
-        let shares = users.iter().filter_map(|user| {
-            let on_disk = |disk: &DeviceNumber| {
-                let active = sums.get(disk)?;
-                let (weight, got) = active.get(&user.cgroup)?;
-                let (weights, all) = active.values().fold((0.0, 0.0), |(w, g), (weight, got)| (w + weight, g + got));
-                Some(Share { asked: weight / weights, achieved: got / all })
-            };
-            Some((user.publication.clone(), user.weights.keys().find_map(on_disk)?))
-        });
-        self.shares = shares.collect();
     }
 }
 
 impl DiskWatch {
-    /// Carries on from what was seen before. True if something is amiss that was not.
-    fn compare(&mut self, before: &Self, deep: f64, disk: &Disk) -> bool {
+    /// Carries on from what was seen before.
+    fn compare(&mut self, before: &Self, deep: f64, disk: &Disk) {
         let passed = self.at.saturating_duration_since(before.at).as_secs_f64().max(0.001);
         let queue = (self.queued_ms - before.queued_ms) / (passed * 1e3);
         let usage = (self.charged_us - before.charged_us) / (passed * 1e6);
@@ -239,7 +187,6 @@ impl DiskWatch {
         } else {
             before.behind.clone().filter(|(last, _)| self.at.saturating_duration_since(*last) < REMEMBERED)
         };
-        self.behind.is_some() && before.behind.is_none()
     }
 }
 
@@ -247,7 +194,7 @@ impl PodStat {
     fn parse(text: &str, disk: DeviceNumber) -> Self {
         let fields = keyed::line(text, disk).map(keyed::fields).unwrap_or_default();
         let number = |key: &str| fields.get(key).and_then(|value| value.parse::<f64>().ok()).unwrap_or_default();
-        Self { writes: number("wios"), bytes: number("rbytes") + number("wbytes"), charged_us: charged_us(text, disk) }
+        Self { writes: number("wios") }
     }
 }
 
