@@ -158,7 +158,9 @@ impl Engine {
             return Pool::Unusable(Unusable::NotZeroing);
         }
         let metadata_size = group.logical_volume(&segment.metadata).map_or(0, |metadata| group.size_of(metadata));
-        let fill = match self.gauge.fill(group, lv).await {
+        let own = self.groups.by_uuid(reading.vg_uuid());
+        let changing = || own.as_ref().is_ok_and(|group| group.is_being_changed());
+        let fill = match self.gauge.fill(group, lv, changing).await {
             Ok(Some(fill)) => fill,
             Ok(None) => return Pool::Unusable(Unusable::Failed),
             Err(_) => return Pool::Unusable(Unusable::Unmeasured),

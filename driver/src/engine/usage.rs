@@ -73,6 +73,8 @@ pub struct Fill {
     pub metadata_used: u64,
 }
 
+/// The pause before a pool that is being changed is asked about again.
+const ASK_AGAIN: Duration = Duration::from_millis(50);
 /// How long the kernel may take to tell a pool's fill; it takes microseconds.
 const FILL_LIMIT: Duration = Duration::from_secs(2);
 
@@ -128,15 +130,30 @@ impl Trouble {
 }
 
 impl Gauge {
-    /// How full a thin pool is; nothing where the kernel says that it failed, is read-only or needs a check.
+    /// How full a thin pool is; nothing where the kernel says that it failed, is read-only or needs a check. While `changing`
+    /// says that a command of ours is at work on the group, a pool without a device is asked again for a while: LVM takes
+    /// its device away and makes it anew when it gets its first volume.
     ///
     /// # Errors
     /// [`UsageError`], also when the pool is not active, or the kernel does not answer in time.
-    pub async fn fill(&self, group: &Arc<VolumeGroup>, pool: &LogicalVolume) -> Result<Option<Fill>, UsageError> {
-        let (vg, lv) = (Arc::clone(group), pool.clone());
-        let status = self.in_turn(pool.uuid, async move { active_status(&vg, &lv).await }).await;
-        let slow = || Err(UsageError::Slow { vg: group.name.clone(), pool: pool.name.clone() });
-        let status = status.unwrap_or_else(slow);
+    pub async fn fill(
+        &self,
+        group: &Arc<VolumeGroup>,
+        pool: &LogicalVolume,
+        changing: impl Fn() -> bool,
+    ) -> Result<Option<Fill>, UsageError> {
+        let begin = tokio::time::Instant::now();
+        let status = loop {
+            // Before the answer: a command that ends meanwhile may have been at work when it was given.
+            let excused = changing() && begin.elapsed() < FILL_LIMIT;
+            let (vg, lv) = (Arc::clone(group), pool.clone());
+            let status = self.in_turn(pool.uuid, async move { active_status(&vg, &lv).await }).await;
+            match status {
+                None => break Err(UsageError::Slow { vg: group.name.clone(), pool: pool.name.clone() }),
+                Some(Err(UsageError::DeviceMapper(_))) if excused => tokio::time::sleep(ASK_AGAIN).await,
+                Some(status) => break status,
+            }
+        };
         let trouble = match &status {
             Ok(status) => Trouble::of(status),
             Err(error) => Some(Trouble::Unmeasured(chain(error))),
