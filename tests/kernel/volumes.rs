@@ -168,7 +168,6 @@ async fn a_class_or_group_that_this_node_lacks_sends_the_pod_elsewhere() {
         refused(scene.told(&[("deviceClass", "nvme")]).await, Code::NotFound, &["node-1", "none-such"]);
     };
     lacks_nvme().await;
-    create("default").await.unwrap();
 
     // It is made while the driver runs, and removed.
     let disk = scene.group.disks()[1].display().to_string();
@@ -180,6 +179,7 @@ async fn a_class_or_group_that_this_node_lacks_sends_the_pod_elsewhere() {
     lvm("vgremove", &["none-such"]).unwrap().success().unwrap();
     scene.eventually("it is seen to be gone", || async { scene.told(&[("deviceClass", "nvme")]).await.is_err() }).await;
     lacks_nvme().await;
+    create("default").await.unwrap();
 }
 
 #[tokio::test]
