@@ -103,7 +103,7 @@ impl Engine {
     }
 
     /// Whether a volume fits that has its place, by a reading of the group that nobody else changes; and what must become
-    /// of the pool before.
+    /// of the pool before. Turns to change the group need not come in the order of places.
     ///
     /// # Errors
     /// [`CreateError::NoRoom`].
@@ -115,11 +115,13 @@ impl Engine {
         provisioning: Provisioning,
         size: Bytes,
     ) -> Result<PoolStep, CreateError> {
-        let mut ledger = self.ledger(reading).await;
+        let read = self.ledger(reading).await;
+        let mut ledger = read.clone();
         self.under_way.entries().take_from(&mut ledger, reading, Some(place));
         let policy = policy_of(class);
         let demand = Demand { group: reading.name(), policy: &policy, provisioning, size };
-        ledger.admit(&demand).map_err(|room| self.no_room(&demand, room))
+        ledger.make(&demand).map_err(|room| self.no_room(&demand, room))?;
+        Ok(ledger.step_from(&read, &demand))
     }
 
     fn no_room(&self, demand: &Demand<'_>, room: Room) -> CreateError {

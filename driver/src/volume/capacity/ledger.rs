@@ -39,6 +39,18 @@ pub enum PoolStep {
     Grow(PoolGrowth),
 }
 
+impl PoolStep {
+    /// From what a pool is to what it is to be.
+    fn between(now: &PoolSpace, then: &PoolSpace) -> Self {
+        let data = (then.size > now.size).then_some(then.size);
+        let metadata = (then.metadata_size > now.metadata_size).then_some(then.metadata_size);
+        match (data, metadata) {
+            (None, None) => Self::AsIs,
+            (data, metadata) => Self::Grow(PoolGrowth { data, metadata }),
+        }
+    }
+}
+
 impl Ledger {
     /// Of a group and its pools, by name. A pool that is not among them counts as not measured.
     #[must_use]
@@ -81,6 +93,20 @@ impl Ledger {
             Pool::Present(_) | Pool::Unusable(_) => Some(PoolStep::AsIs),
         };
         step.ok_or(room)
+    }
+
+    /// What must become of the pool of a volume that is counted here, in the group as it was read before any was counted.
+    /// More than the volume itself needs where others are counted that are not made yet: whoever's turn comes first makes
+    /// the pool, or room in it, for all of them.
+    #[must_use]
+    pub fn step_from(&self, read: &Self, demand: &Demand<'_>) -> PoolStep {
+        match (demand.provisioning, read.pool(demand.policy), self.pool(demand.policy)) {
+            (Provisioning::Thin, Pool::Absent, Pool::Present(then)) => {
+                PoolStep::Make(PoolPlan { data: then.size, metadata: then.metadata_size, chunk: then.chunk })
+            }
+            (Provisioning::Thin, Pool::Present(now), Pool::Present(then)) => PoolStep::between(&now, &then),
+            _ => PoolStep::AsIs,
+        }
     }
 
     /// Counts a volume as made.
@@ -182,6 +208,20 @@ mod tests {
         assert_eq!(ledger.make(&demand(&policy, Provisioning::Thin, 10)), Ok(PoolStep::AsIs));
         let refused = ledger.make(&demand(&policy, Provisioning::Thick, 101)).unwrap_err();
         assert_eq!(refused, Room { largest: Bytes(100 * EXTENT), bound: Bound::FreeExtents });
+    }
+
+    #[test]
+    fn whoevers_turn_comes_first_makes_the_pool_for_all() {
+        let policy = policy();
+        let read = ledger(1000, Pool::Absent);
+        let mut counted = read.clone();
+        let step = counted.make(&demand(&policy, Provisioning::Thin, 10)).unwrap();
+        let second = demand(&policy, Provisioning::Thin, 10);
+        assert_eq!(counted.make(&second), Ok(PoolStep::AsIs), "the first one makes the pool");
+        assert_eq!(counted.step_from(&read, &second), step, "which is not there yet when the second one comes first");
+        let thick = demand(&policy, Provisioning::Thick, 10);
+        counted.make(&thick).unwrap();
+        assert_eq!(counted.step_from(&read, &thick), PoolStep::AsIs);
     }
 
     #[test]

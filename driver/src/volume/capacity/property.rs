@@ -234,18 +234,48 @@ proptest! {
     }
 
     #[test]
+    fn volumes_admitted_one_after_the_other_are_made_whoevers_turn_comes_first(
+        extent in 0..EXTENTS.len(), total in 1u64..100_000, grown in 0u64..100_000, policy in policies(), with_pool in any::<bool>(),
+        wanted in prop::collection::vec((provisionings(), 1u64..=64), 1..6), turns in prop::collection::vec(any::<prop::sample::Index>(), 6),
+    ) {
+        let mut book = book(EXTENTS[extent], total, grown, &policy, with_pool);
+        // Each is admitted beside those before it.
+        let mut ledger = book.ledger();
+        let mut waiting = Vec::new();
+        for (provisioning, share) in wanted {
+            let room = ledger.room(&policy, provisioning).largest;
+            let size = Bytes(room.0 / 64 * share).round_down(Bytes(book.extent)).max(Bytes(book.extent));
+            let demand = Demand { group: "vg", policy: &policy, provisioning, size };
+            if ledger.make(&demand).is_ok() {
+                waiting.push(demand);
+            }
+        }
+        for turn in turns {
+            if waiting.is_empty() {
+                break;
+            }
+            let turn = turn.index(waiting.len());
+            let read = book.ledger();
+            let mut ledger = read.clone();
+            for earlier in &waiting[..turn] {
+                let _ = ledger.make(earlier);
+            }
+            let made = ledger.make(&waiting[turn]);
+            prop_assert!(made.is_ok(), "{:?} was admitted and does not fit: {made:?}", waiting[turn]);
+            book.apply(&waiting[turn], ledger.step_from(&read, &waiting[turn]));
+            prop_assert!(book.thin.is_empty() || book.pool.is_some(), "a thin volume without a pool");
+            let most = book.pool.map_or(0.0, |(data, ..)| data as f64 * policy.ratio);
+            prop_assert!(book.promised() as f64 <= most, "the pool promised more than it may");
+            waiting.remove(turn);
+        }
+    }
+
+    #[test]
     fn volumes_that_fit_together_fit_in_every_order(
         extent in 0..EXTENTS.len(), total in 1u64..100_000, grown in 0u64..100_000, policy in policies(), with_pool in any::<bool>(),
         wanted in prop::collection::vec((provisionings(), 1u64..=64), 1..5),
     ) {
-        let mut book = Book { extent: EXTENTS[extent], total, thick: vec![], thin: vec![], pool: None, metadata_used: Bytes(0), spare: 0 };
-        if with_pool {
-            let demand = Demand { group: "vg", policy: &policy, provisioning: Provisioning::Thin, size: Bytes(book.extent) };
-            if let Ok(step) = book.ledger().make(&demand) {
-                book.apply(&demand, step);
-            }
-            book.total += grown;
-        }
+        let book = book(EXTENTS[extent], total, grown, &policy, with_pool);
         let whole = book.total * book.extent;
         let demands: Vec<Demand<'_>> = wanted
             .iter()
@@ -258,6 +288,19 @@ proptest! {
         let fit = fit_in_any_order(&ledgers, &demands[0], &demands[1..]);
         prop_assert_eq!(fit, every_order(&ledgers["vg"], &demands[0], &demands[1..]));
     }
+}
+
+/// A group, with a pool that holds one volume where asked, that got more extents after that.
+fn book(extent: u64, total: u64, grown: u64, policy: &Policy, with_pool: bool) -> Book {
+    let mut book = Book { extent, total, thick: vec![], thin: vec![], pool: None, metadata_used: Bytes(0), spare: 0 };
+    if with_pool {
+        let demand = Demand { group: "vg", policy, provisioning: Provisioning::Thin, size: Bytes(extent) };
+        if let Ok(step) = book.ledger().make(&demand) {
+            book.apply(&demand, step);
+        }
+        book.total += grown;
+    }
+    book
 }
 
 /// The same by trying all orders of all volumes.
