@@ -40,7 +40,8 @@ pub enum Command {
     /// What `calibrate` has a process do.
     #[command(hide = true)]
     IoProbe(IoProbeArgs),
-    /// Put back what was changed on disks and cgroups for weights and limits; for when the driver goes for good.
+    /// Put back what was changed on disks and cgroups for weights and limits: for when the driver goes for good. One that
+    /// runs sets nothing more until it is started anew.
     RestoreIo(RestoreIoArgs),
 }
 
@@ -240,7 +241,10 @@ pub struct IoProbeArgs {
 /// Options of `restore-io`.
 #[derive(Debug, Args)]
 pub struct RestoreIoArgs {
-    /// The driver's own state.
+    /// The driver.
+    #[command(flatten)]
+    pub admin: AdminArgs,
+    /// Where no driver runs: its own state.
     #[arg(long, env = "QUARRY_STATE_DIR", default_value = "/var/lib/quarry")]
     pub state_dir: PathBuf,
 }

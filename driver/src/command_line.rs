@@ -48,7 +48,7 @@ async fn execute(cli: Cli) -> anyhow::Result<()> {
         Command::Forget(args) => print(command::forget(&args).await),
         Command::Calibrate(args) => print(command::calibrate(&args).await),
         Command::IoProbe(args) => print(command::io_probe(&args)),
-        Command::RestoreIo(args) => print(run::restore_io(&args).await),
+        Command::RestoreIo(args) => print(command::restore_io(&args).await),
         Command::RemoveOrphan(args) => print(command::remove_orphan(&args).await),
         Command::Run(args) => {
             telemetry::start(args.log_format, &args.log_filter)?;

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{Endpoint, Server};
 
 use crate::admin::service::AdminService;
-use crate::args::{CheckConfigArgs, ProbeArgs, RestoreIoArgs, RunArgs};
+use crate::args::{CheckConfigArgs, ProbeArgs, RunArgs};
 use crate::capacity::claims::Claims;
 use crate::capacity::service::CapacityService;
 use crate::config::Config;
@@ -363,27 +363,6 @@ pub fn check_config(args: &CheckConfigArgs) -> anyhow::Result<String> {
         text.push_str("no device class\n");
     }
     Ok(text)
-}
-
-/// Puts back what was changed on disks and cgroups for weights and limits. A running driver would set it again.
-///
-/// # Errors
-/// A driver runs, or something cannot be put back.
-pub async fn restore_io(args: &RestoreIoArgs) -> anyhow::Result<String> {
-    let path = args.state_dir.join("lock");
-    let lock = File::options().read(true).write(true).open(&path);
-    let lock = lock.with_context(|| format!("no driver has run with the state folder {}", args.state_dir.display()))?;
-    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => {}
-        Err(rustix::io::Errno::WOULDBLOCK) => {
-            anyhow::bail!("a driver runs with the state folder {}; stop it first", args.state_dir.display())
-        }
-        Err(error) => return Err(error).with_context(|| format!("cannot lock {}", path.display())),
-    }
-    let control = Control::open(Places::default(), crate::config::Io::default(), &args.state_dir)?;
-    let put_back = tokio::task::spawn_blocking(move || control.put_back()).await?;
-    let count = put_back.map_err(|wrong| anyhow::anyhow!("{}", wrong.join("; ")))?;
-    Ok(format!("put back: {count}\n"))
 }
 
 /// Asks a running driver whether it serves.

@@ -1,5 +1,5 @@
-//! `quarry-driver volumes`, `status`, `forget`, `remove-orphan`, `log-filter`: asks the running driver over its socket; where none runs, the list
-//! is made from the journal and the disks.
+//! What `quarry-driver` asks of the running driver over its socket: `volumes`, `status`, `forget`, `remove-orphan`,
+//! `calibrate`, `restore-io`, `log-filter`. Where none runs, `volumes` and `restore-io` look and do themselves.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -13,12 +13,14 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::{service, table};
 use crate::args::{
-    AdminArgs, CalibrateArgs, ForgetArgs, IoProbeArgs, LogFilterArgs, OutputFormat, RemoveOrphanArgs, StatusArgs,
-    VolumesArgs,
+    AdminArgs, CalibrateArgs, ForgetArgs, IoProbeArgs, LogFilterArgs, OutputFormat, RemoveOrphanArgs, RestoreIoArgs,
+    StatusArgs, VolumesArgs,
 };
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::engine::{Engine, Settings};
 use crate::exec::{Exec, Tools};
+use crate::io::Control;
+use crate::io::control::Places;
 use crate::journal::SledJournal;
 
 /// The volumes as text, in the format asked for.
@@ -107,6 +109,22 @@ pub async fn calibrate(args: &CalibrateArgs) -> anyhow::Result<String> {
         0 => Ok(text),
         failed => bail!("{failed} of {} disks could not be calibrated\n{text}", disks.len()),
     }
+}
+
+/// Puts back what was changed on disks and cgroups for weights and limits; what came of it. A running driver does it
+/// itself, and sets nothing more until it is started anew.
+///
+/// # Errors
+/// Something cannot be put back; or a driver runs and does not answer.
+pub async fn restore_io(args: &RestoreIoArgs) -> anyhow::Result<String> {
+    if let Some(mut client) = connect(&args.admin).await? {
+        let count = within(&args.admin, client.restore_io(proto::RestoreIoRequest {})).await?.put_back;
+        return Ok(format!("put back: {count}; the driver sets nothing more until it is started anew\n"));
+    }
+    let _lock = lock(&args.state_dir)?;
+    let control = Control::open(Places::default(), config::Io::default(), &args.state_dir)?;
+    let count = tokio::task::spawn_blocking(move || control.leave()).await??;
+    Ok(format!("put back: {count}\n"))
 }
 
 /// Does what the driver has a process do while it calibrates a disk; its counters over time, as JSON.

@@ -12,7 +12,7 @@ use crate::csi::status;
 use crate::engine::survey::Surveyed;
 use crate::engine::{Engine, ForgetError};
 use crate::io::calibrate::{Calibration, Calibrator, Failure};
-use crate::io::control::Publication;
+use crate::io::control::{LeaveError, Publication};
 use crate::io::{Control, State};
 use crate::telemetry::health::Health;
 use crate::telemetry::refilter;
@@ -30,8 +30,7 @@ pub struct AdminService {
 
 impl AdminService {
     /// Of the engine's volumes; `detached` runs the work that outlives its request, `shares` knows what became of weights
-    /// and limits, `calibrator` measures disks,
-    /// `health` what is not in order.
+    /// and limits, `calibrator` measures disks, `health` knows what is not in order.
     #[must_use]
     pub fn new(
         engine: Arc<Engine>,
@@ -53,6 +52,20 @@ impl From<Failure> for Status {
         };
         status::from(code, &failure)
     }
+}
+
+impl From<LeaveError> for Status {
+    fn from(error: LeaveError) -> Self {
+        let code = match &error {
+            LeaveError::Calibrating(_) => Code::Aborted,
+            LeaveError::NotPutBack(_) => Code::Internal,
+        };
+        status::from(code, &error)
+    }
+}
+
+fn no_shares() -> Status {
+    Status::failed_precondition("the driver sets no weights and limits: its notes in io.json cannot be read")
 }
 
 fn calibrated((disk, outcome): (String, Result<Calibration, Failure>)) -> proto::CalibratedDisk {
@@ -101,7 +114,7 @@ impl Admin for AdminService {
     ) -> Result<Response<proto::CalibrateResponse>, Status> {
         let names = request.into_inner().disks;
         let Some(calibrator) = self.calibrator.clone() else {
-            return Err(Status::failed_precondition("the driver sets no weights: its notes in io.json cannot be read"));
+            return Err(no_shares());
         };
         let volume = names.join(", ");
         // Cut off with the driver: what is left of it is removed at the next start.
@@ -109,6 +122,17 @@ impl Admin for AdminService {
         let disks =
             |outcomes: Vec<_>| proto::CalibrateResponse { disks: outcomes.into_iter().map(calibrated).collect() };
         status::answer(&volume, outcomes.map(disks))
+    }
+
+    async fn restore_io(
+        &self,
+        _: Request<proto::RestoreIoRequest>,
+    ) -> Result<Response<proto::RestoreIoResponse>, Status> {
+        let Some(shares) = self.shares.clone() else { return Err(no_shares()) };
+        let left = tokio::task::spawn_blocking(move || shares.leave()).await;
+        let left = left.map_err(|error| Status::internal(format!("putting back was cut off: {error}")))?;
+        let answer = |count: usize| proto::RestoreIoResponse { put_back: u64::try_from(count).unwrap_or(u64::MAX) };
+        status::answer("", left.map(answer))
     }
 
     async fn forget_volume(

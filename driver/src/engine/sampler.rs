@@ -5,7 +5,6 @@
 //! and no other group's figures.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -14,6 +13,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::device_number::DeviceNumber;
+use crate::io::block_stat::BlockStat;
 use crate::io::control::Places;
 use crate::io::facts::{self, DiskFacts};
 use crate::io::pods::{self, PodCgroup};
@@ -32,7 +32,7 @@ use super::{Engine, Reading};
 
 /// How often.
 const PERIOD: Duration = Duration::from_secs(15);
-/// The unit of the kernel's counters, whatever the disk's own is (kernel documentation, `block/stat.rst`).
+/// The unit of device-mapper's figures, whatever the disk's own is.
 const SECTOR: u64 = 512;
 
 /// What the kernel said of a volume; nothing of one that is not active.
@@ -41,25 +41,12 @@ pub struct Sample {
     /// Bytes that a thin volume has in its pool.
     pub used: Option<u64>,
     /// What was read and written since its device came to be.
-    pub traffic: Option<Traffic>,
+    pub traffic: Option<BlockStat>,
     /// The disks below it, by their names in `/sys/block`.
     pub disks: Vec<String>,
     /// For how many seconds of these disks' time the pods that have it used them, where iocost controls the disk. A pod's
     /// use of a disk is one, also where it has several volumes there.
     pub device_seconds: Vec<(String, f64)>,
-}
-
-/// What was read from a device and written to it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Traffic {
-    /// Reads that were completed.
-    pub reads: u64,
-    /// Bytes read.
-    pub read_bytes: u64,
-    /// Writes that were completed.
-    pub writes: u64,
-    /// Bytes written.
-    pub written_bytes: u64,
 }
 
 /// The last samples.
@@ -192,25 +179,12 @@ fn look(reading: &Reading, journal: &Contents) -> Result<BTreeMap<LvmUuid, Sampl
 
 /// What sysfs says of a device. It may go away meanwhile: then there is less to tell.
 fn of_device(sys: &Path, number: DeviceNumber) -> Sample {
-    let stat = fs::read_to_string(sys.join("dev/block").join(number.to_string()).join("stat"));
     let disks = disks_below(sys, number).unwrap_or_default();
     Sample {
-        traffic: stat.ok().and_then(|text| traffic(&text)),
+        traffic: BlockStat::of(&sys.join("dev/block").join(number.to_string())).ok(),
         disks: disks.into_iter().map(|disk| disk.name).collect(),
         ..Sample::default()
     }
-}
-
-/// Reads, reads merged, sectors read, time; the same of writes; and more that is of no interest here.
-fn traffic(text: &str) -> Option<Traffic> {
-    let numbers: Vec<u64> = text.split_ascii_whitespace().map_while(|word| word.parse().ok()).collect();
-    let [reads, _, sectors_read, _, writes, _, sectors_written, ..] = numbers[..] else { return None };
-    Some(Traffic {
-        reads,
-        read_bytes: sectors_read.saturating_mul(SECTOR),
-        writes,
-        written_bytes: sectors_written.saturating_mul(SECTOR),
-    })
 }
 
 fn now() -> f64 {
@@ -220,6 +194,7 @@ fn now() -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     #[test]
     fn a_devices_counters_and_disks_are_read_from_sysfs() {
@@ -233,11 +208,11 @@ mod tests {
         fs::write(volume.join("stat"), "      10  0  80  4  20  1  240  9  0  7  13 0 0 0 0 0 0\n").unwrap();
         std::os::unix::fs::symlink(&disk, volume.join("slaves/sda")).unwrap();
         std::os::unix::fs::symlink(&volume, sys.path().join("dev/block/253:3")).unwrap();
-        let expected = Traffic { reads: 10, read_bytes: 40960, writes: 20, written_bytes: 122_880 };
+        let expected =
+            BlockStat { reads: 10, read_bytes: 40960, writes: 20, written_bytes: 122_880, queued_ms: 13, flushes: 0 };
         let sample = of_device(sys.path(), DeviceNumber { major: 253, minor: 3 });
         assert_eq!(sample, Sample { traffic: Some(expected), disks: vec!["sda".to_owned()], ..Sample::default() });
         // A device that is gone has nothing.
         assert_eq!(of_device(sys.path(), DeviceNumber { major: 253, minor: 4 }), Sample::default());
-        assert_eq!(traffic("1 2 3"), None);
     }
 }

@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,29 +13,27 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{Io, Weights};
 use crate::device_number::DeviceNumber;
+use crate::telemetry::chain;
 use crate::volume::LvName;
-use crate::volume::io::{Limits, Weight};
+use crate::volume::io::Weight;
 
+use super::Tenant;
+use super::activity::Activity;
 use super::calibrate::Store;
-use super::cost::{self, DiskFiles, Done};
-use super::models::Models;
+use super::cost::{DiskFiles, Done};
+use super::lines::{self, MAX};
+use super::models::{Basis, Models};
 use super::monitor::{Monitor, User};
 use super::notes::{Notes, NotesError};
 use super::plan::{self, Placed, Plan};
 use super::pods::{self, PodCgroup};
 use super::state::{Reason, State};
 use super::sysfs::{self, Disk};
-use super::{Tenant, keyed};
 
 /// How often what should be is compared with what is.
 const PERIOD: Duration = Duration::from_secs(2);
 /// The same while a pod's cgroup is awaited: its containers start soon after.
 const SOON: Duration = Duration::from_millis(250);
-/// How long a pod counts as active on a disk after it used it.
-const ACTIVE: Duration = Duration::from_secs(6);
-
-const MAX: &str = "io.max";
-const STAT: &str = "io.stat";
 
 /// Where things are.
 #[derive(Debug, Clone)]
@@ -51,6 +48,17 @@ impl Default for Places {
     fn default() -> Self {
         Self { cgroups: PathBuf::from("/sys/fs/cgroup"), sys: PathBuf::from("/sys") }
     }
+}
+
+/// Why something is not as it was before the driver came.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LeaveError {
+    /// A calibration changes settings of its own.
+    #[error("disk {0} is being calibrated; ask again when that has ended")]
+    Calibrating(String),
+    /// The kernel refuses, or the notes cannot be written.
+    #[error("not everything was put back: {0}")]
+    NotPutBack(String),
 }
 
 /// What was done since the start.
@@ -99,6 +107,8 @@ pub(super) struct Work {
     settled: BTreeSet<(PathBuf, DeviceNumber)>,
     settled_disks: BTreeSet<String>,
     activity: Activity,
+    /// Whether everything was put back for good.
+    pub(super) left: bool,
 }
 
 #[derive(Debug, Default)]
@@ -128,6 +138,7 @@ impl Control {
             settled: BTreeSet::new(),
             settled_disks: BTreeSet::new(),
             activity: Activity::default(),
+            left: false,
         };
         let news = tokio::sync::watch::Sender::new(0);
         Ok(Self { places, config, work: Mutex::new(work), told: Mutex::default(), news })
@@ -196,7 +207,9 @@ impl Control {
             tenants.iter().map(|tenant| (publication(tenant), State::NotAsked)).collect();
         let mut counts = Counts::default();
         let mut uncalibrated = Vec::new();
-        if !asked.is_empty() || !work.notes.is_empty() {
+        if work.left {
+            states.extend(asked.iter().map(|tenant| (publication(tenant), State::NotEnforced(Reason::PutBack))));
+        } else if !asked.is_empty() || !work.notes.is_empty() {
             match self.bring_about(&mut work, &asked, now, &mut counts) {
                 Ok((found, what)) => {
                     states.extend(found);
@@ -225,16 +238,25 @@ impl Control {
         awaited
     }
 
-    /// Puts back everything that was changed on disks and cgroups.
+    /// Puts back everything that was changed on disks and cgroups, and sets nothing any more: for when the driver goes for
+    /// good. How many settings there were.
     ///
     /// # Errors
-    /// What could not be put back, one line each.
-    pub fn put_back(&self) -> Result<usize, Vec<String>> {
+    /// [`LeaveError`]. What could be put back is, and the rest at the next attempt.
+    pub fn leave(&self) -> Result<usize, LeaveError> {
         let mut work = self.work();
+        if let Some(disk) = work.models.held() {
+            return Err(LeaveError::Calibrating(disk.to_owned()));
+        }
+        work.left = true;
+        self.put_back(&mut work).map_err(|wrong| LeaveError::NotPutBack(wrong.join("; ")))
+    }
+
+    fn put_back(&self, work: &mut Work) -> Result<usize, Vec<String>> {
         let (mut done, mut wrong) = (0, Vec::new());
         let mut left = BTreeSet::new();
         for (file, device) in work.notes.lines().clone() {
-            match take_back(&file, &device) {
+            match lines::take_back(&file, &device) {
                 Ok(()) => done += 1,
                 Err(reason) => {
                     wrong.push(reason.to_string());
@@ -243,16 +265,16 @@ impl Control {
             }
         }
         if let Err(error) = work.notes.set_lines(left) {
-            wrong.push(crate::telemetry::chain(&error));
+            wrong.push(chain(&error));
         }
         for (name, note) in work.notes.disks().clone() {
-            let put_back = disk_by_name(&self.places.sys, &name).and_then(|disk| match disk {
+            let disk = sysfs::by_name(&self.places.sys, &name).map_err(|error| Reason::Failed(chain(&error)));
+            let put_back = disk.and_then(|disk| match disk {
                 Some(disk) => self.files(&disk).put_back(&note),
                 None => Ok(()),
             });
-            let forgotten = put_back.and_then(|()| {
-                work.notes.forget_disk(&name).map_err(|error| Reason::Failed(crate::telemetry::chain(&error)))
-            });
+            let forgotten =
+                put_back.and_then(|()| work.notes.forget_disk(&name).map_err(|error| Reason::Failed(chain(&error))));
             match forgotten {
                 Ok(()) => done += 1,
                 Err(reason) => wrong.push(reason.to_string()),
@@ -293,21 +315,24 @@ impl Control {
         // Disks first: a weight on one that does not honour it would be a promise.
         let weighted: BTreeSet<&Disk> =
             found().filter(|lying| lying.placed.weight.is_some()).flat_map(|lying| &lying.disks).collect();
-        let disks: BTreeMap<DeviceNumber, Result<(), Reason>> = weighted
+        let disks: BTreeMap<DeviceNumber, Result<Basis, Reason>> = weighted
             .iter()
             .map(|disk| {
-                let means = self.means(&work.models, disk);
-                let done = means.and_then(|means| self.files(disk).set_up(means, &mut work.notes));
-                if done == Ok(Done::Repaired) && !work.settled_disks.insert(disk.name.clone()) {
+                let basis = self.basis(&work.models, disk);
+                let done = basis.and_then(|basis| {
+                    let done = self.files(disk).set_up(basis.means, &mut work.notes)?;
+                    Ok((basis, done))
+                });
+                if matches!(done, Ok((_, Done::Repaired))) && !work.settled_disks.insert(disk.name.clone()) {
                     counts.repaired += 1;
                 }
                 if done.is_ok() {
                     work.settled_disks.insert(disk.name.clone());
                 }
-                (disk.number, done.map(drop))
+                (disk.number, done.map(|(basis, _)| basis))
             })
             .collect();
-        let works = |disk: DeviceNumber| matches!(disks.get(&disk), Some(Ok(())));
+        let works = |disk: DeviceNumber| matches!(disks.get(&disk), Some(Ok(_)));
 
         work.activity.look(&pods, disks.keys().copied().filter(|disk| works(*disk)).collect(), now);
         let placed: Vec<Placed> = found().map(|lying| lying.placed.clone()).collect();
@@ -316,9 +341,11 @@ impl Control {
         plan.classes.retain(|(_, disk), _| works(*disk) && self.config.qos_classes);
         let lines = self.settle(work, &plan, &pods, &mut counts.repaired)?;
 
-        let set_up = weighted.iter().filter(|disk| works(disk.number)).copied();
-        let watched: Vec<_> =
-            set_up.map(|disk| (disk.clone(), work.models.calibrated_queue(&self.places.sys, disk))).collect();
+        let basis = |disk: &Disk| disks.get(&disk.number).and_then(|basis| basis.as_ref().ok());
+        let watched: Vec<(Disk, f64)> = weighted
+            .iter()
+            .filter_map(|disk| Some(((*disk).clone(), basis(disk)?.measured_queue.unwrap_or_default())))
+            .collect();
         let users: Vec<_> = asked
             .iter()
             .zip(&lies)
@@ -335,7 +362,8 @@ impl Control {
             .collect();
         // A model of our own that a disk was seen to be slower than is measured again.
         let slower = watched.iter().map(|(disk, _)| disk).filter(|disk| work.monitor.of_disk(disk).is_some());
-        uncalibrated.extend(slower.filter(|disk| self.is_calibrated(&work.models, disk)).cloned());
+        let measured = |disk: &Disk| basis(disk).is_some_and(|basis| basis.measured_queue.is_some());
+        uncalibrated.extend(slower.filter(|disk| measured(disk)).cloned());
 
         let state = |tenant: &Tenant, lying: &Result<Lying, State>| match lying {
             Err(state) => state.clone(),
@@ -358,7 +386,7 @@ impl Control {
         let Some(device) = tenant.device else { return Err(State::Pending(Reason::NoDevice)) };
         let Some(cgroup) = pods.get(pod) else { return Err(State::Pending(Reason::CgroupNotFound)) };
         let disks = sysfs::disks_below(&self.places.sys, device)
-            .map_err(|error| State::NotEnforced(Reason::Failed(crate::telemetry::chain(&error))))?;
+            .map_err(|error| State::NotEnforced(Reason::Failed(chain(&error))))?;
         let placed = Placed {
             pod: pod.clone(),
             weight: tenant.wish.weight,
@@ -392,7 +420,7 @@ impl Control {
         let mut wanted: BTreeMap<(PathBuf, DeviceNumber), String> =
             weights.map(|((folder, disk), weight)| ((folder.join(file), *disk), self.written(*weight))).collect();
         let limits = plan.limits.iter();
-        wanted.extend(limits.map(|((folder, device), limits)| ((folder.join(MAX), *device), limits_line(limits))));
+        wanted.extend(limits.map(|((folder, device), limits)| ((folder.join(MAX), *device), lines::limits(limits))));
 
         // A class without active pods keeps what it has, as long as it has pods.
         let classes: BTreeSet<PathBuf> = pods.values().filter_map(|pod| Some(pod.class.as_ref()?.join(file))).collect();
@@ -407,7 +435,7 @@ impl Control {
             if is_wanted(&path, &device) || keeps(&path, &device) {
                 continue;
             }
-            match take_back(&path, &device) {
+            match lines::take_back(&path, &device) {
                 Ok(()) => {
                     noted.remove(&(path.clone(), device.clone()));
                     work.settled.retain(|(settled, number)| *settled != path || number.to_string() != device);
@@ -416,12 +444,12 @@ impl Control {
             }
         }
         noted.extend(wanted.keys().map(|(path, device)| (path.clone(), device.to_string())));
-        work.notes.set_lines(noted).map_err(|error| Reason::Failed(crate::telemetry::chain(&error)))?;
+        work.notes.set_lines(noted).map_err(|error| Reason::Failed(chain(&error)))?;
 
         let mut outcome = BTreeMap::new();
         for ((path, device), line) in wanted {
             let key = (path.clone(), device);
-            let is = self.shows(&path, device, &line);
+            let is = lines::shows(&path, device, &line);
             let settled = match is {
                 Ok(true) => Ok(()),
                 Ok(false) => {
@@ -429,7 +457,7 @@ impl Control {
                     if work.settled.remove(&key) {
                         *repaired += 1;
                     }
-                    write_line(&path, device, &line).and_then(|()| match self.shows(&path, device, &line)? {
+                    lines::write(&path, device, &line).and_then(|()| match lines::shows(&path, device, &line)? {
                         true => Ok(()),
                         false => Err(Reason::ReadBackMismatch(format!(
                             "{} does not show `{line}` for {device} after it was written",
@@ -447,23 +475,8 @@ impl Control {
         Ok(outcome)
     }
 
-    fn shows(&self, path: &Path, device: DeviceNumber, line: &str) -> Result<bool, Reason> {
-        let text = match fs::read_to_string(path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(match path.parent().is_some_and(Path::exists) {
-                    true => Reason::NoIoController(path.display().to_string()),
-                    false => Reason::CgroupNotFound,
-                });
-            }
-            Err(error) => return Err(Reason::Failed(format!("cannot read {}: {error}", path.display()))),
-        };
-        Ok(keyed::line(&text, device)
-            .is_some_and(|is| if line.contains('=') { keyed::contains(is, line) } else { is == line }))
-    }
-
     /// What a tenant has got.
-    fn judge(&self, lying: &Lying, disks: &BTreeMap<DeviceNumber, Result<(), Reason>>, lines: &Outcomes) -> State {
+    fn judge(&self, lying: &Lying, disks: &BTreeMap<DeviceNumber, Result<Basis, Reason>>, lines: &Outcomes) -> State {
         let line = |folder: &Path, file: &str, device: DeviceNumber| match lines.get(&(folder.join(file), device)) {
             Some(outcome) => outcome.clone(),
             None => Err(Reason::ReadBackMismatch(format!("{} was not set", folder.join(file).display()))),
@@ -474,7 +487,7 @@ impl Control {
         }
         if lying.placed.weight.is_some() {
             for disk in &lying.placed.disks {
-                let honours = disks.get(disk).cloned().unwrap_or(Ok(()));
+                let honours = disks.get(disk).map_or(Ok(()), |basis| basis.as_ref().map(drop).map_err(Clone::clone));
                 let weight = || line(&lying.cgroup.path, self.weight_file(), *disk);
                 outcome =
                     outcome.and(honours).and_then(|()| weight()).and_then(|()| self.judge_class(lying, *disk, lines));
@@ -530,87 +543,6 @@ fn say((volume, target): &Publication, state: &State) {
         State::Enforced => tracing::info!(%volume, target, "weight and limits are enforced"),
         State::NotAsked => {}
     }
-}
-
-fn disk_by_name(sys: &Path, name: &str) -> Result<Option<Disk>, Reason> {
-    let path = sys.join("block").join(name).join("dev");
-    match fs::read_to_string(&path) {
-        Ok(text) => match text.parse() {
-            Ok(number) => Ok(Some(Disk { number, name: name.to_owned() })),
-            Err(error) => Err(Reason::Failed(format!("{}: {error}", path.display()))),
-        },
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(Reason::Failed(format!("cannot read {}: {error}", path.display()))),
-    }
-}
-
-/// All four keys: the kernel keeps the value of one that is left out.
-fn limits_line(limits: &Limits) -> String {
-    let text = |limit: Option<std::num::NonZeroU64>| limit.map_or_else(|| "max".to_owned(), |limit| limit.to_string());
-    format!(
-        "rbps={} wbps={} riops={} wiops={}",
-        text(limits.read_bps),
-        text(limits.write_bps),
-        text(limits.read_iops),
-        text(limits.write_iops)
-    )
-}
-
-fn write_line(path: &Path, device: DeviceNumber, line: &str) -> Result<(), Reason> {
-    cost::write(path, &format!("{device} {line}"))
-}
-
-/// Removes a line of ours; a cgroup or a device that is gone took it along.
-fn take_back(path: &Path, device: &str) -> Result<(), Reason> {
-    let text = match fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(19) => return Ok(()),
-        Err(error) => return Err(Reason::Failed(format!("cannot read {}: {error}", path.display()))),
-    };
-    let is_there = device.parse().is_ok_and(|number| keyed::line(&text, number).is_some());
-    if !is_there {
-        return Ok(());
-    }
-    let nothing = if path.ends_with(MAX) { "rbps=max wbps=max riops=max wiops=max" } else { "default" };
-    cost::write(path, &format!("{device} {nothing}"))
-}
-
-/// Who used which disk when.
-#[derive(Debug, Default)]
-struct Activity {
-    seen: BTreeMap<(String, DeviceNumber), (String, Instant)>,
-}
-
-impl Activity {
-    /// Looks at the counters of all pods that are in a class.
-    fn look(&mut self, pods: &BTreeMap<String, PodCgroup>, disks: Vec<DeviceNumber>, now: Instant) {
-        let mut seen = BTreeMap::new();
-        for (uid, pod) in pods.iter().filter(|(_, pod)| pod.class.is_some()) {
-            // A pod that just went away is not active.
-            let Ok(text) = fs::read_to_string(pod.path.join(STAT)) else { continue };
-            for disk in &disks {
-                let key = (uid.clone(), *disk);
-                let Some(counted) = keyed::line(&text, *disk).map(counters) else { continue };
-                let since = match self.seen.remove(&key) {
-                    Some((before, since)) if before == counted => since,
-                    _ => now,
-                };
-                seen.insert(key, (counted, since));
-            }
-        }
-        self.seen = seen;
-    }
-
-    fn is_active(&self, pod: &str, disk: DeviceNumber, now: Instant) -> bool {
-        let seen = self.seen.get(&(pod.to_owned(), disk));
-        seen.is_some_and(|(_, since)| now.saturating_duration_since(*since) < ACTIVE)
-    }
-}
-
-/// The counters of what was done; iocost adds others that run on by themselves.
-fn counters(line: &str) -> String {
-    let fields = keyed::fields(line);
-    ["rbytes", "wbytes", "rios", "wios"].map(|key| fields.get(key).copied().unwrap_or_default()).join(" ")
 }
 
 #[cfg(test)]

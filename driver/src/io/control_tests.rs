@@ -186,3 +186,32 @@ fn a_pod_in_a_class_has_its_share_only_where_the_class_has_it_too() {
     let left_alone = machine.control(Io { qos_classes: false, ..modelled() });
     assert_eq!(state(&left_alone, &asked), State::NotEnforced(Reason::ClassNotManaged));
 }
+
+#[test]
+fn a_driver_that_goes_for_good_puts_everything_back_and_sets_nothing_more() {
+    let machine = Machine::new("io");
+    let folder = format!("kubepods/pod{POD}");
+    machine.pod(&folder);
+    let control = machine.control(Io::default());
+    let asked = [tenant(&[("readIops", "100")])];
+    assert_eq!(state(&control, &asked), State::Enforced);
+    assert_eq!(control.leave(), Ok(1));
+    machine.put("cgroup/io.cost.qos", "");
+    machine.put("cgroup/io.cost.model", "");
+    let file = format!("cgroup/{folder}/io.max");
+    let nothing = format!("{VOLUME} rbps=max wbps=max riops=max wiops=max");
+    assert_eq!(machine.text(&file), nothing);
+    assert_eq!(state(&control, &asked), State::NotEnforced(Reason::PutBack));
+    assert_eq!(machine.text(&file), nothing);
+    assert_eq!(control.leave(), Ok(0));
+    let disk = Disk { number: DISK.parse().unwrap(), name: "vda".to_owned() };
+    let refused = control.begin_calibration(&disk).unwrap_err().to_string();
+    assert!(refused.starts_with("PutBack: "), "{refused}");
+    // Another one, or the same one anew, is there to stay.
+    assert_eq!(state(&machine.control(Io::default()), &asked), State::Enforced);
+
+    let control = machine.control(Io::default());
+    control.begin_calibration(&disk).unwrap();
+    assert_eq!(control.leave(), Err(LeaveError::Calibrating("vda".to_owned())));
+    assert_eq!(state(&control, &asked), State::Enforced);
+}

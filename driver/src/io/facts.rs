@@ -8,7 +8,8 @@ use std::path::Path;
 
 use crate::device_number::DeviceNumber;
 
-use super::keyed;
+use super::keyed::{self, CHARGED};
+use super::sysfs::by_name;
 
 /// A disk's iocost.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -42,13 +43,11 @@ pub fn read<'a>(cgroups: &Path, sys: &Path, disks: impl IntoIterator<Item = &'a 
     let (qos, model, stat) = (text("io.cost.qos"), text("io.cost.model"), text("io.stat"));
     let facts = disks.into_iter().filter_map(|disk| {
         let number = number(sys, disk)?;
-        let field = |text: &str, key: &str| {
-            keyed::line(text, number).and_then(|line| keyed::fields(line).get(key).map(|value| (*value).to_owned()))
+        let enabled = keyed::number(&qos, number, "enable") == Some(1);
+        let vrate = keyed::number::<f64>(&stat, number, "cost.vrate");
+        let pair = |read: &str, write: &str| {
+            Some([keyed::number(&model, number, read)?, keyed::number(&model, number, write)?])
         };
-        let enabled = field(&qos, "enable").as_deref() == Some("1");
-        let vrate = field(&stat, "cost.vrate").and_then(|percent| percent.parse::<f64>().ok());
-        let of_model = |key: &str| field(&model, key).and_then(|number| number.parse::<u64>().ok());
-        let pair = |read: &str, write: &str| Some([of_model(read)?, of_model(write)?]);
         let facts = || {
             Some(ModelFacts {
                 bytes: pair("rbps", "wbps")?,
@@ -69,15 +68,14 @@ pub fn usage(cgroup: &Path, sys: &Path, disks: &[String]) -> Vec<(String, f64)> 
     // A pod that just went away has used what it used.
     let Ok(stat) = fs::read_to_string(cgroup.join("io.stat")) else { return Vec::new() };
     let used = disks.iter().filter_map(|disk| {
-        let line = keyed::line(&stat, number(sys, disk)?)?;
-        let microseconds: f64 = keyed::fields(line).get("cost.usage")?.parse().ok()?;
+        let microseconds: f64 = keyed::number(&stat, number(sys, disk)?, CHARGED)?;
         Some((disk.clone(), microseconds / 1e6))
     });
     used.collect()
 }
 
 fn number(sys: &Path, disk: &str) -> Option<DeviceNumber> {
-    fs::read_to_string(sys.join("block").join(disk).join("dev")).ok()?.parse().ok()
+    Some(by_name(sys, disk).ok()??.number)
 }
 
 #[cfg(test)]

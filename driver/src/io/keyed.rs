@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 
 use crate::device_number::DeviceNumber;
 
+/// The key of `io.stat` for the microseconds that iocost charged.
+pub const CHARGED: &str = "cost.usage";
+
 /// What follows a device's number, by device. Lines that begin otherwise are not about one device.
 pub fn lines(text: &str) -> impl Iterator<Item = (DeviceNumber, &str)> {
     text.lines().filter_map(|line| {
@@ -20,6 +23,11 @@ pub fn line(text: &str, device: DeviceNumber) -> Option<&str> {
 /// `key=value` pairs.
 pub fn fields(rest: &str) -> BTreeMap<&str, &str> {
     rest.split_ascii_whitespace().filter_map(|pair| pair.split_once('=')).collect()
+}
+
+/// The number that a device's line has under a key.
+pub fn number<T: std::str::FromStr>(text: &str, device: DeviceNumber, key: &str) -> Option<T> {
+    fields(line(text, device)?).get(key)?.parse().ok()
 }
 
 /// Whether every pair of `wanted` is in `found`: numbers are compared as numbers, since the kernel writes `0.00` for what
@@ -46,6 +54,8 @@ mod tests {
         let device = DeviceNumber { major: 254, minor: 0 };
         let line = line(QOS, device).unwrap();
         assert!(contains(line, "enable=1 ctrl=user rpct=0 min=100 max=100"));
+        assert_eq!(number::<u64>(QOS, device, "rlat"), Some(25000));
+        assert_eq!(number::<u64>(QOS, device, "ctrl"), None);
         assert!(!contains(line, "enable=0"));
         assert!(!contains(line, "min=50"));
         assert!(!contains(line, "absent=1"));

@@ -5,11 +5,14 @@
 //! disk's cost model or scheduler, the pod's weight, its QoS class's weight. Nothing of another's is overwritten, and what
 //! was there before is noted. No request waits for any of this.
 
+mod activity;
+pub mod block_stat;
 pub mod calibrate;
 pub mod control;
 pub mod cost;
 pub mod facts;
 mod keyed;
+mod lines;
 mod models;
 pub mod monitor;
 pub mod notes;

@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
 
 use crate::config::{CalibrationMode, Weights};
+use crate::telemetry::chain;
 
 use super::calibrate::{Calibration, Failure, Store, identity};
 use super::control::Control;
@@ -23,32 +23,45 @@ pub(super) struct Models {
     failures: BTreeMap<String, Failure>,
 }
 
+/// By what a disk is to honour weights.
+#[derive(Debug, Clone)]
+pub(super) struct Basis {
+    pub(super) means: Means,
+    /// Operations in the disk's own queue while its model was seen to hold; only of a model that a calibration found.
+    pub(super) measured_queue: Option<f64>,
+}
+
 impl Models {
     pub(super) fn new(store: Store) -> Self {
         Self { store, held: None, failures: BTreeMap::new() }
     }
 
-    /// Operations in the disk's own queue while its model was seen to hold; none where nobody saw.
-    pub(super) fn calibrated_queue(&self, sys: &Path, disk: &Disk) -> f64 {
-        self.store.get(&identity(sys, disk)).map_or(0.0, |found| found.queue)
+    /// The disk that is being calibrated.
+    pub(super) fn held(&self) -> Option<&str> {
+        self.held.as_deref()
     }
 }
 
 impl Control {
     /// By what a disk is to honour weights.
-    pub(super) fn means(&self, models: &Models, disk: &Disk) -> Result<Means, Reason> {
+    pub(super) fn basis(&self, models: &Models, disk: &Disk) -> Result<Basis, Reason> {
+        let given = |means| Basis { means, measured_queue: None };
         if models.held.as_ref() == Some(&disk.name) {
             return Err(Reason::Calibrating(disk.name.clone()));
         }
         match self.config.weights {
             Weights::Off => Err(Reason::Off),
-            Weights::Bfq => Ok(Means::Bfq),
+            Weights::Bfq => Ok(given(Means::Bfq)),
             Weights::Iocost => {
                 if let Some(model) = self.configured(disk) {
-                    return Ok(Means::Iocost(model));
+                    return Ok(given(Means::Iocost(model)));
                 }
                 let found = models.store.get(&identity(&self.places().sys, disk));
-                found.map(|found| Means::Iocost(found.speed)).ok_or_else(|| Reason::Uncalibrated {
+                let basis = |found: &Calibration| Basis {
+                    means: Means::Iocost(found.speed),
+                    measured_queue: Some(found.queue),
+                };
+                found.map(basis).ok_or_else(|| Reason::Uncalibrated {
                     disk: disk.name.clone(),
                     why: models.failures.get(&disk.name).map(ToString::to_string),
                 })
@@ -58,11 +71,6 @@ impl Control {
 
     fn configured(&self, disk: &Disk) -> Option<CostModel> {
         self.config.models.iter().find(|model| names(&model.disk, disk)).map(|model| model.speed)
-    }
-
-    /// Whether a disk's model is one that a calibration found.
-    pub(super) fn is_calibrated(&self, models: &Models, disk: &Disk) -> bool {
-        self.configured(disk).is_none() && models.store.get(&identity(&self.places().sys, disk)).is_some()
     }
 
     /// Whether disks are calibrated without being asked.
@@ -89,6 +97,9 @@ impl Control {
             )));
         }
         let mut work = self.work();
+        if work.left {
+            return Err(Failure::Failed(Reason::PutBack.to_string()));
+        }
         if let Some(held) = &work.models.held {
             return Err(Failure::Busy(held.clone()));
         }
@@ -128,13 +139,13 @@ impl Control {
             }
             Err(failure) => {
                 work.models.failures.insert(disk.name.clone(), failure.clone());
-                if self.means(&work.models, disk).is_err()
+                if self.basis(&work.models, disk).is_err()
                     && let Some(note) = work.notes.disk(&disk.name).cloned()
                 {
                     let put_back = self.files(disk).put_back(&note);
-                    let forgotten = put_back.map_err(|reason| reason.to_string()).and_then(|()| {
-                        work.notes.forget_disk(&disk.name).map_err(|error| crate::telemetry::chain(&error))
-                    });
+                    let forgotten = put_back
+                        .map_err(|reason| reason.to_string())
+                        .and_then(|()| work.notes.forget_disk(&disk.name).map_err(|error| chain(&error)));
                     if let Err(error) = forgotten {
                         tracing::error!(
                             disk = disk.name,

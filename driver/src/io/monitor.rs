@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 
 use crate::device_number::DeviceNumber;
 
-use super::calibrate::{DiskStat, charged_us};
+use super::block_stat::{BlockStat, counted};
 use super::control::{Places, Publication};
-use super::keyed;
+use super::keyed::{self, CHARGED};
 use super::state::Reason;
 use super::sysfs::Disk;
 
@@ -86,17 +86,16 @@ impl Monitor {
         let root = fs::read_to_string(places.cgroups.join("io.stat")).unwrap_or_default();
         let mut synced = BTreeSet::new();
         for (disk, calibrated_queue) in disks {
-            let stat = fs::read_to_string(places.sys.join("block").join(&disk.name).join("stat")).unwrap_or_default();
             // A disk that does not tell is not judged by old figures.
-            let Some(DiskStat { queued_ms, .. }) = DiskStat::parse(&stat) else {
+            let Ok(stat) = BlockStat::of_disk(&places.sys, &disk.name) else {
                 self.disks.remove(&disk.name);
                 continue;
             };
             let sample = DiskWatch {
                 at: now,
-                queued_ms,
-                charged_us: charged_us(&root, disk.number),
-                flushes: stat.split_ascii_whitespace().nth(15).and_then(|word| word.parse().ok()).unwrap_or_default(),
+                queued_ms: counted(stat.queued_ms),
+                charged_us: keyed::number(&root, disk.number, CHARGED).unwrap_or_default(),
+                flushes: counted(stat.flushes),
                 since: None,
                 behind: None,
             };
@@ -192,9 +191,7 @@ impl DiskWatch {
 
 impl PodStat {
     fn parse(text: &str, disk: DeviceNumber) -> Self {
-        let fields = keyed::line(text, disk).map(keyed::fields).unwrap_or_default();
-        let number = |key: &str| fields.get(key).and_then(|value| value.parse::<f64>().ok()).unwrap_or_default();
-        Self { writes: number("wios") }
+        Self { writes: keyed::number(text, disk, "wios").unwrap_or_default() }
     }
 }
 

@@ -47,6 +47,8 @@ pub enum Reason {
     SyncsShareThinPool(String),
     /// Somebody else controls the disk.
     ForeignQosSettings(String),
+    /// Everything was put back, and nothing is set until the driver starts anew.
+    PutBack,
     /// The pod is in a QoS class whose weight is not managed.
     ClassNotManaged,
     /// The kernel shows something else than what it was given.
@@ -97,6 +99,7 @@ impl Reason {
             Self::DiskBehindModel(_) => "DiskBehindModel",
             Self::SyncsShareThinPool(_) => "SyncsShareThinPool",
             Self::ForeignQosSettings(_) => "ForeignQosSettings",
+            Self::PutBack => "PutBack",
             Self::ClassNotManaged => "ClassNotManaged",
             Self::ReadBackMismatch(_) => "ReadBackMismatch",
             Self::Failed(_) => "Failed",
@@ -133,6 +136,10 @@ impl fmt::Display for Reason {
                  put such volumes on thick storage, or limit the disturber (writeIops)"
             ),
             Self::ForeignQosSettings(what) => write!(f, "somebody else controls the disk, and is left alone: {what}"),
+            Self::PutBack => f.write_str(
+                "everything was put back (quarry-driver restore-io); weights and limits are set again when the driver is \
+                 started anew",
+            ),
             Self::ClassNotManaged => f.write_str(
                 "the pod is in a QoS class, which competes as a whole, and its weight is not managed (io.qosClasses)",
             ),

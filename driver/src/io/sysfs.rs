@@ -59,6 +59,22 @@ pub fn disks_below(sys: &Path, device: DeviceNumber) -> Result<BTreeSet<Disk>, S
     Ok(disks)
 }
 
+/// The disk of that name in `/sys/block`; nothing where there is none.
+///
+/// # Errors
+/// [`SysfsError`].
+pub fn by_name(sys: &Path, name: &str) -> Result<Option<Disk>, SysfsError> {
+    let path = sys.join("block").join(name).join("dev");
+    match fs::read_to_string(&path) {
+        Ok(text) => match text.parse() {
+            Ok(number) => Ok(Some(Disk { number, name: name.to_owned() })),
+            Err(_) => Err(SysfsError::Text { path, text }),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(SysfsError::Read { path, source }),
+    }
+}
+
 fn descend(folder: &Path, depth: usize, top: DeviceNumber, disks: &mut BTreeSet<Disk>) -> Result<(), SysfsError> {
     if depth > DEEPEST {
         return Err(SysfsError::Deep(top));
@@ -136,6 +152,21 @@ mod tests {
         assert_eq!(names(&root, "253:257"), ["8:0 sda", "259:300 nvme0n1"]);
         assert_eq!(names(&root, "253:2"), ["8:0 sda"]);
         assert_eq!(names(&root, "259:300"), ["259:300 nvme0n1"]);
+    }
+
+    #[test]
+    fn a_disk_is_found_by_its_name() {
+        let sys = tempfile::tempdir().unwrap();
+        let folder = sys.path().join("block/vda");
+        fs::create_dir_all(&folder).unwrap();
+        let is = |text: &str| {
+            fs::write(folder.join("dev"), text).unwrap();
+            by_name(sys.path(), "vda")
+        };
+        let number = DeviceNumber { major: 254, minor: 256 };
+        assert_eq!(is("254:256\n").unwrap(), Some(Disk { number, name: "vda".to_owned() }));
+        assert!(matches!(is("no\n"), Err(SysfsError::Text { .. })));
+        assert_eq!(by_name(sys.path(), "vdb").unwrap(), None);
     }
 
     #[test]

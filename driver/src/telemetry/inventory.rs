@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 
 use crate::engine::inventory::{ClassFigures, GroupFigures, Inventory, PoolFigures, VolumeFigures};
-use crate::engine::sampler::Traffic;
 use crate::io::State;
+use crate::io::block_stat::BlockStat;
 use crate::io::control::Publication;
 
 use super::exposition::{Exposition, Kind, Labels};
@@ -252,7 +252,7 @@ fn disks(text: &mut Exposition, node: &Labels, inventory: &Inventory) {
 }
 
 /// A counter of what is read and written: its name, its help, its value.
-type Counted = (&'static str, &'static str, fn(&Traffic) -> u64);
+type Counted = (&'static str, &'static str, fn(&BlockStat) -> u64);
 
 fn volumes(text: &mut Exposition, node: &Labels, volumes: &[VolumeFigures], shares: &Shares) {
     let labels = |volume: &VolumeFigures| {

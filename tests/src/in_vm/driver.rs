@@ -235,12 +235,13 @@ impl DriverUnderTest {
         Ok(process::run(&command, START)?.success()?.stdout_text())
     }
 
-    /// Has what it changed on disks and cgroups put back, while it does not run.
+    /// Has what it changed on disks and cgroups put back; by itself, where it runs.
     ///
     /// # Errors
     /// If the command fails.
     pub fn restore_io(&self) -> Result<String> {
-        let command = Command::new(binary()?).arg("restore-io").arg("--state-dir").arg(self.state_dir());
+        let command = Command::new(binary()?).arg("restore-io").arg("--csi-socket").arg(self.socket());
+        let command = command.arg("--state-dir").arg(self.state_dir());
         Ok(process::run(&command, START)?.success()?.stdout_text())
     }
 

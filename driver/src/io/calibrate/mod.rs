@@ -10,13 +10,21 @@ mod rig;
 pub mod service;
 pub mod store;
 
+use crate::telemetry::chain;
 use crate::volume::Bytes;
+
+use super::sysfs::SysfsError;
 
 pub use identity::{Identity, identity};
 pub use procedure::Found;
-pub use rig::{DiskStat, charged_us};
 pub use service::{Calibrator, Ground, Scratch};
 pub use store::{Calibration, Store};
+
+impl From<SysfsError> for Failure {
+    fn from(error: SysfsError) -> Self {
+        Self::Failed(chain(&error))
+    }
+}
 
 /// Why a disk has no model.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -12,9 +12,10 @@ use crate::device_number::DeviceNumber;
 use crate::exec::{Exec, Invocation, Tool};
 use crate::telemetry::chain;
 
+use super::super::block_stat::{BlockStat, counted};
 use super::super::control::{Control, Places};
 use super::super::cost::{self, CostModel};
-use super::super::keyed;
+use super::super::keyed::{self, CHARGED};
 use super::super::sysfs::Disk;
 use super::Failure;
 use super::probe::{Tick, clock_ms};
@@ -142,16 +143,16 @@ impl DiskRig {
 
     fn sample(&self) -> Result<Sample, Failure> {
         let at_ms = clock_ms();
-        let read = |path: PathBuf| {
-            fs::read_to_string(&path)
-                .map_err(|error| Failure::Failed(format!("cannot read {}: {error}", path.display())))
-        };
-        let stat = read(self.places().sys.join("block").join(&self.disk.name).join("stat"))?;
-        let DiskStat { sectors, queued_ms } = DiskStat::parse(&stat).ok_or_else(|| {
-            Failure::Failed(format!("the counters of disk {} are not understood: {stat:?}", self.disk.name))
-        })?;
-        let io = read(self.places().cgroups.join("io.stat"))?;
-        Ok(Sample { at_ms, queued_ms, charged_us: charged_us(&io, self.disk.number), bytes: sectors * 512.0 })
+        let stat = BlockStat::of_disk(&self.places().sys, &self.disk.name)?;
+        let path = self.places().cgroups.join("io.stat");
+        let io = fs::read_to_string(&path);
+        let io = io.map_err(|error| Failure::Failed(format!("cannot read {}: {error}", path.display())))?;
+        Ok(Sample {
+            at_ms,
+            queued_ms: counted(stat.queued_ms),
+            charged_us: keyed::number(&io, self.disk.number, CHARGED).unwrap_or_default(),
+            bytes: counted(stat.bytes()),
+        })
     }
 
     async fn probe(
@@ -217,31 +218,6 @@ impl DiskRig {
 
 /// A scratch volume of which less was written is no ground for random offsets.
 const LEAST_FILLED: u64 = 64 << 20;
-
-/// The counters of a disk's `stat` that matter here (kernel documentation, block/stat.rst).
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct DiskStat {
-    /// Sectors read and written.
-    pub sectors: f64,
-    /// Milliseconds that operations were in the queue, summed over them.
-    pub queued_ms: f64,
-}
-
-impl DiskStat {
-    /// Nothing where it is not understood.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        let numbers: Vec<f64> = text.split_ascii_whitespace().map_while(|word| word.parse().ok()).collect();
-        Some(Self { sectors: numbers.get(2)? + numbers.get(6)?, queued_ms: *numbers.get(10)? })
-    }
-}
-
-/// Microseconds that iocost charged of a disk, by the text of `io.stat`.
-#[must_use]
-pub fn charged_us(text: &str, disk: DeviceNumber) -> f64 {
-    let usage = keyed::line(text, disk).and_then(|line| keyed::fields(line).get("cost.usage")?.parse().ok());
-    usage.unwrap_or_default()
-}
 
 fn bytes(ticks: &[Tick], load: Load) -> f64 {
     #[expect(clippy::cast_precision_loss, reason = "a fraction of a percent matters, not a byte")]
@@ -309,18 +285,18 @@ impl Rig for DiskRig {
         let begin =
             [&slow, &fast].into_iter().filter_map(|ticks| Some(ticks.first()?.at_ms)).max().ok_or(Failure::Stuck)?;
         let (from, to) = (begin + millis(skip), begin + millis(run));
-        let counted = |of: fn(&Sample) -> f64, from: u64, to: u64| {
+        let grown = |of: fn(&Sample) -> f64, from: u64, to: u64| {
             let points: Vec<(u64, f64)> = samples.iter().map(|sample| (sample.at_ms, of(sample))).collect();
             Some(between(&points, to)? - between(&points, from)?)
         };
         let queue = |from: u64, to: u64| {
             #[expect(clippy::cast_precision_loss, reason = "milliseconds of seconds")]
-            counted(|sample| sample.queued_ms, from, to).map(|queued| queued / (to - from) as f64)
+            grown(|sample| sample.queued_ms, from, to).map(|queued| queued / (to - from) as f64)
         };
         let last = queue(to - 1000, to).ok_or_else(not_long)?;
         let before = queue(to - 2000, to - 1000).ok_or_else(not_long)?;
         #[expect(clippy::cast_precision_loss, reason = "milliseconds of seconds")]
-        let usage = counted(|sample| sample.charged_us, from, to).ok_or_else(not_long)? / ((to - from) as f64 * 1000.0);
+        let usage = grown(|sample| sample.charged_us, from, to).ok_or_else(not_long)? / ((to - from) as f64 * 1000.0);
         Ok(Race {
             light: rate(&slow, from, to).ok_or_else(not_long)?,
             heavy: rate(&fast, from, to).ok_or_else(not_long)?,
@@ -334,17 +310,6 @@ impl Rig for DiskRig {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_counters_of_a_disk_are_read() {
-        let text = "     100        5     2000       40      200        7     6000       90        0      120      130        0        0        0        0       11        2\n";
-        assert_eq!(DiskStat::parse(text), Some(DiskStat { sectors: 8000.0, queued_ms: 130.0 }));
-        assert_eq!(DiskStat::parse("1 2 3"), None);
-        let stat = "254:0 rbytes=1 wbytes=2 cost.usage=1234567\n254:16 rbytes=1\n";
-        let number = |text: &str| text.parse().unwrap();
-        assert!((charged_us(stat, number("254:0")) - 1_234_567.0).abs() < 0.1);
-        assert!(charged_us(stat, number("254:16")).abs() < 0.1);
-    }
 
     #[test]
     fn rates_are_of_the_window_alone() {

@@ -10,17 +10,18 @@ use tokio_util::sync::CancellationToken;
 use crate::exec::Exec;
 use crate::volume::Bytes;
 
+use super::super::block_stat::BlockStat;
 use super::super::control::Control;
 use super::super::sysfs::Disk;
-use super::rig::{DiskRig, DiskStat};
+use super::rig::DiskRig;
 use super::{Calibration, Failure, identity, procedure};
 
 /// How often is looked whether a disk waits for a model.
 const PERIOD: Duration = Duration::from_secs(2);
 /// How long a disk must have been quiet.
 const QUIET: Duration = Duration::from_secs(3);
-/// Sectors that a quiet disk moves in that time: a log's line, LVM's metadata.
-const QUIET_SECTORS: f64 = 512.0;
+/// Bytes that a quiet disk moves in that time: a log's line, LVM's metadata.
+const QUIET_BYTES: u64 = 256 << 10;
 /// The pause after a failure, doubled with each one.
 const PAUSE: Duration = Duration::from_secs(60);
 const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
@@ -152,16 +153,10 @@ impl Calibrator {
 
     /// Whether nobody uses the disk for a while.
     async fn is_quiet(&self, disk: &Disk) -> Result<bool, Failure> {
-        let path = self.control.places().sys.join("block").join(&disk.name).join("stat");
-        let sectors = || {
-            let text = std::fs::read_to_string(&path);
-            let text = text.map_err(|error| Failure::Failed(format!("cannot read {}: {error}", path.display())))?;
-            let stat = DiskStat::parse(&text).map(|stat| stat.sectors);
-            stat.ok_or_else(|| Failure::Failed(format!("{} is not understood: {text:?}", path.display())))
-        };
-        let before = sectors()?;
+        let moved = || BlockStat::of_disk(&self.control.places().sys, &disk.name).map(|stat| stat.bytes());
+        let before = moved()?;
         tokio::time::sleep(QUIET).await;
-        Ok(sectors()? - before <= QUIET_SECTORS)
+        Ok(moved()?.saturating_sub(before) <= QUIET_BYTES)
     }
 
     /// Calibrates the disks that pods' weights wait for, until `shutdown` is cancelled.
