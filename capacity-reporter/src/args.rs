@@ -24,6 +24,8 @@ pub enum Command {
     Run(RunArgs),
     /// Take the right to write from all reporters, then delete every object of the driver: for the end of an installation.
     Clean(CleanArgs),
+    /// Have every node's driver put back what it set for weights and limits: for the end of an installation.
+    RestoreIo(RestoreIoArgs),
 }
 
 /// Options of `run`. Of an option given twice the last counts, so that a chart's can be replaced.
@@ -79,6 +81,32 @@ pub struct CleanArgs {
     pub quiet: Duration,
     /// When to give up.
     #[arg(long, default_value = "4m", value_parser = duration)]
+    pub timeout: Duration,
+    /// How log lines look.
+    #[arg(long, env = "QUARRY_LOG_FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
+    /// Which log lines there are.
+    #[arg(long, env = "QUARRY_LOG_FILTER", default_value = "info")]
+    pub log_filter: String,
+}
+
+/// Options of `restore-io`.
+#[derive(Debug, Clone, Args)]
+pub struct RestoreIoArgs {
+    /// The namespace of the installation.
+    #[arg(long, env = "NAMESPACE")]
+    pub namespace: String,
+    /// The labels of the nodes' pods.
+    #[arg(long, default_value = "app.kubernetes.io/name=quarry,app.kubernetes.io/component=node")]
+    pub selector: String,
+    /// The driver's container in them.
+    #[arg(long, default_value = "driver")]
+    pub container: String,
+    /// The driver's CSI socket in that container, as a path or a `unix://` URL.
+    #[arg(long, default_value = "/csi/csi.sock", value_parser = socket_path)]
+    pub csi_socket: PathBuf,
+    /// When to give up.
+    #[arg(long, default_value = "2m", value_parser = duration)]
     pub timeout: Duration,
     /// How log lines look.
     #[arg(long, env = "QUARRY_LOG_FORMAT", default_value = "text")]

@@ -8,7 +8,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::args::{Cli, Command};
-use crate::{clean, run, telemetry};
+use crate::{clean, restore_io, run, telemetry};
 
 /// Does what the command line says, and tells on standard error what kept it from that.
 #[must_use]
@@ -39,6 +39,14 @@ async fn execute(cli: Cli) -> anyhow::Result<()> {
             tokio::select! {
                 cleaned = clean::clean(&client, &args) => cleaned.context("cannot delete the driver's capacity objects"),
                 () = end.cancelled() => anyhow::bail!("ended before every object was deleted"),
+            }
+        }
+        Command::RestoreIo(args) => {
+            telemetry::start(args.log_format, &args.log_filter)?;
+            let client = run::client()?;
+            tokio::select! {
+                restored = restore_io::restore_io(&client, &args) => Ok(restored?),
+                () = end.cancelled() => anyhow::bail!("ended before every node was asked"),
             }
         }
     }

@@ -21,6 +21,7 @@ pub mod pace;
 pub mod plan;
 pub mod publish;
 pub mod quantity;
+pub mod restore_io;
 pub mod run;
 pub mod shares;
 pub mod telemetry;

@@ -127,6 +127,7 @@ fn rights_are_these_and_no_others() {
                 ("Role", "rolebindings/quarry-capacity", "delete"),
             ],
         ),
+        ("quarry-restore-io", &[("Role", "pods", "get list"), ("Role", "pods/exec", "get create")]),
     ] {
         let expected: BTreeSet<_> = expected
             .iter()
@@ -135,7 +136,7 @@ fn rights_are_these_and_no_others() {
             .collect();
         assert_eq!(rights(&objects, name), expected, "{name}");
     }
-    assert_eq!(objects.of_kind("ClusterRole").len() + objects.of_kind("Role").len(), 5);
+    assert_eq!(objects.of_kind("ClusterRole").len() + objects.of_kind("Role").len(), 6);
 }
 
 #[test]
@@ -149,7 +150,7 @@ fn without_published_capacity_nothing_of_it_is_left() {
         assert!(objects.of_kind(kind).is_empty(), "{kind}");
     }
     // What was published before is removed by the update that ends it.
-    let hooks = |objects: &Objects| objects.only("Job")["metadata"]["annotations"]["helm.sh/hook"].clone();
+    let hooks = |objects: &Objects| job(objects, "quarry-capacity-clean")["metadata"]["annotations"]["helm.sh/hook"].clone();
     assert_eq!(hooks(&objects), "pre-delete,post-upgrade");
     assert_eq!(hooks(&Objects::with("")), "pre-delete");
 }
@@ -185,7 +186,7 @@ fn the_reporter_takes_its_arguments() {
 #[test]
 fn the_end_takes_the_right_to_write_and_removes_the_objects() {
     let objects = Objects::with("kubernetesApi: {host: 10.0.0.1, port: 6443}");
-    let job = objects.only("Job");
+    let job = job(&objects, "quarry-capacity-clean");
     let pod = &job["spec"]["template"]["spec"];
     let container = &pod["containers"][0];
     assert_eq!(container["command"], json!(["/usr/bin/quarry-capacity-reporter"]));
@@ -213,18 +214,47 @@ fn the_end_takes_the_right_to_write_and_removes_the_objects() {
     assert!(
         container["env"].as_array().unwrap().contains(&json!({"name": "KUBERNETES_SERVICE_PORT", "value": "6443"}))
     );
-    assert_eq!(pod["serviceAccountName"], "quarry-capacity-clean");
-    // All of it is there before the job and gone after it.
-    for kind in ["ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"] {
-        let object =
-            objects.of_kind(kind).into_iter().find(|o| o["metadata"]["name"] == "quarry-capacity-clean").unwrap();
-        let annotations = &object["metadata"]["annotations"];
-        assert_eq!(annotations["helm.sh/hook"], job["metadata"]["annotations"]["helm.sh/hook"], "{kind}");
-        assert_eq!(
-            (&annotations["helm.sh/hook-weight"], &job["metadata"]["annotations"]["helm.sh/hook-weight"]),
-            (&json!("-1"), &json!("0"))
-        );
-        assert_eq!(annotations["helm.sh/hook-delete-policy"], "before-hook-creation,hook-succeeded");
+    is_there_for(&objects, job, &["ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"]);
+}
+
+#[test]
+fn the_end_has_every_driver_put_back_what_it_set() {
+    let objects = Objects::with("kubeletDir: /kubelet");
+    let job = job(&objects, "quarry-restore-io");
+    assert_eq!(job["metadata"]["annotations"]["helm.sh/hook"], "pre-delete");
+    let pod = &job["spec"]["template"]["spec"];
+    let words = pod["containers"][0]["args"].as_array().unwrap().iter().map(|word| word.as_str().unwrap());
+    let words = ["quarry-capacity-reporter"].into_iter().chain(words);
+    let reporter::Command::RestoreIo(args) = reporter::Cli::try_parse_from(words).unwrap().command else {
+        panic!("no restore-io")
+    };
+    assert_eq!(args.namespace, NAMESPACE);
+    // It finds the nodes' pods, and in them the driver by its socket.
+    let labels = &objects.only("DaemonSet")["spec"]["template"]["metadata"]["labels"];
+    for label in args.selector.split(',') {
+        let (key, value) = label.split_once('=').unwrap();
+        assert_eq!(labels[key], value, "{label}");
+    }
+    assert_ne!(job["spec"]["template"]["metadata"]["labels"], *labels, "it is none of the nodes' pods itself");
+    let socket = format!("--csi-socket={}", args.csi_socket.display());
+    assert!(objects.arguments(&args.container).contains(&socket.as_str()), "{socket}");
+    is_there_for(&objects, job, &["ServiceAccount", "Role", "RoleBinding"]);
+}
+
+fn job<'a>(objects: &'a Objects, name: &str) -> &'a Value {
+    objects.of_kind("Job").into_iter().find(|job| job["metadata"]["name"] == name).unwrap()
+}
+
+/// A hook's job has an account and rights of its own, there before it and gone after it.
+fn is_there_for(objects: &Objects, job: &Value, kinds: &[&str]) {
+    let name = &job["metadata"]["name"];
+    assert_eq!(job["spec"]["template"]["spec"]["serviceAccountName"], *name);
+    for kind in kinds {
+        let object = objects.of_kind(kind).into_iter().find(|object| object["metadata"]["name"] == *name).unwrap();
+        let (of, of_job) = (&object["metadata"]["annotations"], &job["metadata"]["annotations"]);
+        assert_eq!(of["helm.sh/hook"], of_job["helm.sh/hook"], "{kind}");
+        assert_eq!((&of["helm.sh/hook-weight"], &of_job["helm.sh/hook-weight"]), (&json!("-1"), &json!("0")));
+        assert_eq!(of["helm.sh/hook-delete-policy"], "before-hook-creation,hook-succeeded");
     }
 }
 

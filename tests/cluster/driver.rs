@@ -1,10 +1,13 @@
 //! The driver itself goes away while its volumes are in use.
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 use quarry_tests::cluster::bed::{Bed, RUN, scenario};
 use quarry_tests::cluster::kubectl::text;
-use quarry_tests::cluster::objects::{Pod, claim};
+use quarry_tests::cluster::objects::{Pod, claim, class};
 use quarry_tests::cluster::release::NAMESPACE;
+use quarry_tests::wait;
 
 use crate::NODES;
 
@@ -50,14 +53,34 @@ fn a_release_removed_and_installed_again_loses_no_volume() {
     scenario("reinstalled", |bed| {
         start_writer(bed)?;
         let volume = bed.volume("data")?;
+        let mut limited = class(LIMITED, "ext4");
+        limited["parameters"]["writeIops"] = "400".into();
+        bed.apply(&[limited, claim("limited", LIMITED, "256Mi")])?;
+        bed.apply(&[Pod::new("limited").mounts("limited").on(NODE).manifest()])?;
+        bed.running("limited")?;
+        limit_is(bed, true)?;
         bed.release.uninstall()?;
-        let between = still_writing(bed).and_then(|()| bed.lv(&volume));
+        let between = still_writing(bed).and_then(|()| bed.lv(&volume)).and_then(|_| limit_is(bed, false));
         // Also after a failure: the tests after this one need the driver.
         bed.release.install(&NODES, &[])?;
         between?;
+        limit_is(bed, true)?;
+        bed.delete_pod("limited")?;
+        bed.kubectl.run(&format!("delete storageclass {LIMITED}"))?;
         still_writing(bed)?;
         serves(bed)
     });
+}
+
+const LIMITED: &str = "test-limited-too";
+
+/// Waits until the node has a limit in any pod's cgroup, or none.
+fn limit_is(bed: &Bed, there: bool) -> Result<()> {
+    let what = if there { "a limit in a pod's cgroup" } else { "no limit in any pod's cgroup" };
+    wait::until(what, RUN, Duration::from_millis(500), || {
+        let files = bed.on(NODE, "grep -rs --include=io.max wiops=400 /sys/fs/cgroup || true")?;
+        Ok((files.trim().is_empty() != there).then_some(()))
+    })
 }
 
 fn start_writer(bed: &Bed) -> Result<()> {

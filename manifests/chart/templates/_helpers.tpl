@@ -27,3 +27,67 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | quote }}
 {{- define "quarry.socketDir" -}}
 {{ .Values.kubeletDir }}/plugins/{{ include "quarry.driverName" . }}
 {{- end }}
+
+{{/* Annotations of what Helm makes for a hook alone (when, weight): there before the hook's job, gone after its success. */}}
+{{- define "quarry.hook" -}}
+helm.sh/hook: {{ .when }}
+helm.sh/hook-weight: {{ .weight | quote }}
+helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
+{{- end }}
+
+{{/* The pod of a hook's job (root, account, container, args): the capacity-reporter's program, once. */}}
+{{- define "quarry.hookPod" -}}
+serviceAccountName: {{ .account }}
+restartPolicy: Never
+enableServiceLinks: false
+# Where the nodes' own pods can run and reach the API server, so can this one.
+hostNetwork: true
+dnsPolicy: Default
+{{- with .root.Values.imagePullSecrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+nodeSelector:
+  kubernetes.io/os: linux
+  {{- with .root.Values.nodeSelector }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- with .root.Values.affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .root.Values.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+containers:
+  - name: {{ .container }}
+    image: {{ printf "%s:%s" .root.Values.driver.image.repository (.root.Values.driver.image.tag | default .root.Chart.AppVersion) | quote }}
+    imagePullPolicy: {{ .root.Values.driver.image.pullPolicy }}
+    command: [/usr/bin/quarry-capacity-reporter]
+    args:
+      {{- range .args }}
+      - {{ . | quote }}
+      {{- end }}
+    {{- if or .root.Values.kubernetesApi.host .root.Values.kubernetesApi.port }}
+    env:
+      {{- with .root.Values.kubernetesApi.host }}
+      - name: KUBERNETES_SERVICE_HOST
+        value: {{ . | quote }}
+      {{- end }}
+      {{- with .root.Values.kubernetesApi.port }}
+      - name: KUBERNETES_SERVICE_PORT
+        value: {{ . | quote }}
+      {{- end }}
+    {{- end }}
+    securityContext:
+      runAsUser: 65534
+      runAsGroup: 65534
+      allowPrivilegeEscalation: false
+      readOnlyRootFilesystem: true
+      capabilities:
+        drop: [ALL]
+      seccompProfile:
+        type: RuntimeDefault
+    terminationMessagePolicy: FallbackToLogsOnError
+{{- end }}

@@ -18,7 +18,7 @@ pub const DRIVER: &str = "lvm.quarry.storage";
 /// The pods of the DaemonSet.
 pub const PODS: &str = "app.kubernetes.io/name=quarry,app.kubernetes.io/component=node";
 
-const HELM_LIMIT: Duration = Duration::from_secs(120);
+const HELM_LIMIT: Duration = Duration::from_secs(300);
 /// From installed to registered on every node: two containers start per node, under emulation.
 const READY_LIMIT: Duration = Duration::from_secs(240);
 
