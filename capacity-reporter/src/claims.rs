@@ -18,7 +18,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use crate::apply::{PAGE, RequestError, within};
 use crate::classes::{Class, Classes};
-use crate::driver::{Current, Driver};
+use crate::driver::{Current, Driver, Work, with_each};
 use crate::quantity;
 use crate::telemetry::chain;
 use crate::telemetry::metrics::Metrics;
@@ -70,44 +70,8 @@ enum ClaimError {
 
 impl Claims {
     /// Answers whatever driver there is, for ever.
-    pub async fn run(self, mut driver: watch::Receiver<Current>) {
-        loop {
-            let current = driver.borrow_and_update().clone();
-            match current {
-                Some(current) => {
-                    let ended = tokio::select! {
-                        ended = self.answer(&current) => Some(ended),
-                        // The old connection is of no use any more.
-                        changed = driver.changed() => match changed {
-                            Ok(()) => None,
-                            Err(_) => return,
-                        },
-                    };
-                    if let Some(Err(status)) = ended {
-                        tracing::debug!(error = chain(&status), "the driver asks no more about claims");
-                        tokio::time::sleep(PAUSE).await;
-                    }
-                }
-                None if driver.changed().await.is_err() => return,
-                None => {}
-            }
-        }
-    }
-
-    async fn answer(&self, driver: &Driver) -> Result<(), tonic::Status> {
-        let (answers, stream) = mpsc::channel(AT_ONCE);
-        // Says that somebody is here to be asked.
-        answers.send(ClaimsAnswer::default()).await.ok();
-        let mut client = CapacityClient::new(driver.channel());
-        let questions = client.claims(ReceiverStream::new(stream)).await?.into_inner();
-        let answers = &answers;
-        questions
-            .try_for_each_concurrent(AT_ONCE, |question| async move {
-                let answer = self.others(&question).await;
-                answers.send(answer).await.ok();
-                Ok(())
-            })
-            .await
+    pub async fn run(self, driver: watch::Receiver<Current>) {
+        with_each(driver, PAUSE, self).await;
     }
 
     /// The answer to a question; also that there is none.
@@ -170,6 +134,24 @@ impl Claims {
         let size = |source| ClaimError::Size { namespace: namespace.to_owned(), name, source };
         // One that an ephemeral volume will have is made in a moment; then it is asked for itself.
         claim.map_or(Ok(None), |claim| waiting(claim, classes)).map_err(size)
+    }
+}
+
+impl Work for Claims {
+    async fn with(&mut self, driver: &Driver) -> Result<(), tonic::Status> {
+        let (answers, stream) = mpsc::channel(AT_ONCE);
+        // Says that somebody is here to be asked.
+        answers.send(ClaimsAnswer::default()).await.ok();
+        let mut client = CapacityClient::new(driver.channel());
+        let questions = client.claims(ReceiverStream::new(stream)).await?.into_inner();
+        let (own, answers) = (&*self, &answers);
+        questions
+            .try_for_each_concurrent(AT_ONCE, |question| async move {
+                let answer = own.others(&question).await;
+                answers.send(answer).await.ok();
+                Ok(())
+            })
+            .await
     }
 }
 

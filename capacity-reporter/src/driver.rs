@@ -176,6 +176,38 @@ impl Driver {
 /// The driver as it is now; nothing while it is away.
 pub type Current = Option<Driver>;
 
+/// Work with one driver, over a stream of it.
+pub trait Work: Send {
+    /// Goes on as long as the stream does.
+    fn with(&mut self, driver: &Driver) -> impl Future<Output = Result<(), tonic::Status>> + Send;
+}
+
+/// Works with whatever driver there is, for ever: anew with each new one, and after a pause where a stream broke while its
+/// driver is there.
+pub async fn with_each(mut driver: watch::Receiver<Current>, pause: Duration, mut work: impl Work) {
+    loop {
+        let current = driver.borrow_and_update().clone();
+        match current {
+            Some(current) => {
+                let ended = tokio::select! {
+                    ended = work.with(&current) => Some(ended),
+                    // The old connection is of no use any more.
+                    changed = driver.changed() => match changed {
+                        Ok(()) => None,
+                        Err(_) => return,
+                    },
+                };
+                if let Some(Err(status)) = ended {
+                    tracing::debug!(error = chain(&status), "a stream of the driver has ended");
+                    tokio::time::sleep(pause).await;
+                }
+            }
+            None if driver.changed().await.is_err() => return,
+            None => {}
+        }
+    }
+}
+
 /// When the driver said first that something changed which nobody has looked at yet.
 #[derive(Debug, Clone, Default)]
 pub struct Signal(Arc<std::sync::Mutex<Option<Instant>>>);

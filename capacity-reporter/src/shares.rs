@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::apply::{RequestError, within};
-use crate::driver::{Current, Driver};
+use crate::driver::{Current, Driver, Work, with_each};
 use crate::identity::Identity;
 use crate::telemetry::chain;
 use crate::telemetry::metrics::Metrics;
@@ -61,30 +61,32 @@ impl Shares {
     }
 
     /// Tells of whatever driver there is, for ever.
-    pub async fn run(mut self, mut driver: watch::Receiver<Current>) {
-        loop {
-            let current = driver.borrow_and_update().clone();
-            match current {
-                Some(current) => {
-                    let ended = tokio::select! {
-                        ended = self.follow(&current) => Some(ended),
-                        changed = driver.changed() => match changed {
-                            Ok(()) => None,
-                            Err(_) => return,
-                        },
-                    };
-                    if let Some(Err(status)) = ended {
-                        tracing::debug!(error = chain(&status), "the driver tells no more of weights and limits");
-                        tokio::time::sleep(PAUSE).await;
-                    }
-                }
-                None if driver.changed().await.is_err() => return,
-                None => {}
-            }
-        }
+    pub async fn run(self, driver: watch::Receiver<Current>) {
+        with_each(driver, PAUSE, self).await;
     }
 
-    async fn follow(&mut self, driver: &Driver) -> Result<(), tonic::Status> {
+    async fn tell(&self, (namespace, name): &Claim, share: &Share) -> Result<(), RequestError> {
+        let claims: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), namespace);
+        // `kubectl describe` shows the events of this very claim, not of one of the same name before it.
+        let claim = within(claims.get_metadata_opt(name)).await;
+        self.metrics.requested("get", &claim);
+        let Some(claim) = claim? else { return Ok(()) };
+        let reference = ObjectReference {
+            api_version: Some("v1".to_owned()),
+            kind: Some("PersistentVolumeClaim".to_owned()),
+            namespace: Some(namespace.clone()),
+            name: Some(name.clone()),
+            uid: claim.metadata.uid,
+            ..ObjectReference::default()
+        };
+        let written = within(self.recorder.publish(&event(share), &reference)).await;
+        self.metrics.requested("create", &written);
+        written
+    }
+}
+
+impl Work for Shares {
+    async fn with(&mut self, driver: &Driver) -> Result<(), tonic::Status> {
         let mut client = CapacityClient::new(driver.channel());
         let mut stream = client.shares(SharesRequest {}).await?.into_inner();
         loop {
@@ -118,25 +120,6 @@ impl Shares {
                 }
             }
         }
-    }
-
-    async fn tell(&self, (namespace, name): &Claim, share: &Share) -> Result<(), RequestError> {
-        let claims: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), namespace);
-        // `kubectl describe` shows the events of this very claim, not of one of the same name before it.
-        let claim = within(claims.get_metadata_opt(name)).await;
-        self.metrics.requested("get", &claim);
-        let Some(claim) = claim? else { return Ok(()) };
-        let reference = ObjectReference {
-            api_version: Some("v1".to_owned()),
-            kind: Some("PersistentVolumeClaim".to_owned()),
-            namespace: Some(namespace.clone()),
-            name: Some(name.clone()),
-            uid: claim.metadata.uid,
-            ..ObjectReference::default()
-        };
-        let written = within(self.recorder.publish(&event(share), &reference)).await;
-        self.metrics.requested("create", &written);
-        written
     }
 }
 

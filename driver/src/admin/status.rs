@@ -1,12 +1,11 @@
 //! How a node stands, on one screen: what is not in order, and bars of how full volume groups, thin pools and volumes are.
 
-use comfy_table::{CellAlignment, Table, presets};
 use quarry_proto::quarry::v1 as proto;
 
 use crate::engine::Engine;
 use crate::telemetry::health::Health;
 
-use super::table::{claim, or_dash, size, used_by};
+use super::table::{claim, lines, or_dash, size, used_by};
 
 /// How many characters a full bar has.
 const BAR: u64 = 20;
@@ -68,7 +67,7 @@ pub fn text(status: &proto::GetStatusResponse) -> String {
     let mut section = |header: &[&str], right: &[usize], rows: Vec<Vec<String>>| {
         if !rows.is_empty() {
             text.push('\n');
-            text.push_str(&table(header, right, rows));
+            text.push_str(&lines(header, right, rows));
         }
     };
     let groups = status.volume_groups.iter().map(|group| {
@@ -115,19 +114,6 @@ pub fn text(status: &proto::GetStatusResponse) -> String {
     });
     section(&["VOLUME", "CLAIM", "SIZE", "REALLY USED", "STATE", "USED BY"], &[2], volumes.collect());
     text
-}
-
-fn table(header: &[&str], right: &[usize], rows: Vec<Vec<String>>) -> String {
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING);
-    table.set_header(header);
-    table.add_rows(rows);
-    for index in right {
-        if let Some(column) = table.column_mut(*index) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
-    table.lines().map(|line| line.trim().to_owned() + "\n").collect()
 }
 
 /// A part of a whole: `[#####---------------]  25 %`. Whatever is used shows, and only what is full is drawn full.

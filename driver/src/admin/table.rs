@@ -10,11 +10,9 @@ pub fn table(volumes: &[proto::Volume]) -> String {
     if volumes.is_empty() {
         return "no volumes\n".to_owned();
     }
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING);
-    table.set_header(["VOLUME", "CLAIM", "NODE", "CLASS", "SIZE", "KIND", "STATE", "USED BY", "WEIGHT", "PROBLEM"]);
-    for volume in volumes {
-        table.add_row([
+    let header = ["VOLUME", "CLAIM", "NODE", "CLASS", "SIZE", "KIND", "STATE", "USED BY", "WEIGHT", "PROBLEM"];
+    let rows = volumes.iter().map(|volume| {
+        vec![
             volume.name.clone(),
             or_dash(claim(volume)),
             volume.node.clone(),
@@ -25,13 +23,9 @@ pub fn table(volumes: &[proto::Volume]) -> String {
             used_by(volume),
             weight(volume),
             problem(volume),
-        ]);
-    }
-    if let Some(column) = table.column_mut(4) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    let lines: Vec<String> = table.lines().map(|line| line.trim().to_owned()).collect();
-    lines.join("\n") + "\n"
+        ]
+    });
+    lines(&header, &[4], rows.collect())
 }
 
 /// What came of calibrations: one disk a line.
@@ -40,12 +34,10 @@ pub fn calibrations(disks: &[proto::CalibratedDisk]) -> String {
     if disks.is_empty() {
         return "no disk lies alone below a physical volume of a device class\n".to_owned();
     }
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING);
-    table.set_header(["DISK", "READ IOPS", "WRITE IOPS", "MODEL READ", "MODEL WRITE", "1:4 GAVE", "PROBLEM"]);
-    for disk in disks {
+    let header = ["DISK", "READ IOPS", "WRITE IOPS", "MODEL READ", "MODEL WRITE", "1:4 GAVE", "PROBLEM"];
+    let rows = disks.iter().map(|disk| {
         let given = |text: String| if disk.problem.is_empty() { text } else { "-".to_owned() };
-        table.add_row([
+        vec![
             disk.disk.clone(),
             given(format!("{:.0}", disk.read_iops)),
             given(format!("{:.0}", disk.write_iops)),
@@ -53,10 +45,23 @@ pub fn calibrations(disks: &[proto::CalibratedDisk]) -> String {
             given(disk.model_write_iops.to_string()),
             given(format!("1:{:.2}", disk.ratio)),
             or_dash(disk.problem.clone()),
-        ]);
+        ]
+    });
+    lines(&header, &[], rows.collect())
+}
+
+/// A header and rows in columns, those of these numbers aligned to the right.
+pub(super) fn lines(header: &[&str], right: &[usize], rows: Vec<Vec<String>>) -> String {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING);
+    table.set_header(header);
+    table.add_rows(rows);
+    for index in right {
+        if let Some(column) = table.column_mut(*index) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
     }
-    let lines: Vec<String> = table.lines().map(|line| line.trim().to_owned()).collect();
-    lines.join("\n") + "\n"
+    table.lines().map(|line| line.trim().to_owned() + "\n").collect()
 }
 
 pub(super) fn or_dash(text: String) -> String {

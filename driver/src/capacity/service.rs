@@ -4,15 +4,16 @@
 
 use std::sync::Arc;
 
+use futures::stream::{self, Stream, StreamExt as _};
 use quarry_proto::quarry::v1 as proto;
 use quarry_proto::quarry::v1::capacity_server::Capacity;
-use tokio::sync::mpsc;
+use tokio::sync::watch;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::codegen::BoxStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::engine::{Change, Engine};
+use crate::engine::{Change, Engine, Listener};
 use crate::io::{Control, State};
 use crate::volume::LvName;
 
@@ -32,6 +33,14 @@ impl CapacityService {
     #[must_use]
     pub fn new(engine: Arc<Engine>, claims: Claims, shares: Option<Arc<Control>>, ending: CancellationToken) -> Self {
         Self { engine, claims, shares, ending }
+    }
+
+    /// A stream that is asked when a message can go on its way: what happens meanwhile becomes the next one.
+    fn until_the_end<T: Send + 'static>(
+        &self,
+        messages: impl Stream<Item = Result<T, Status>> + Send + 'static,
+    ) -> Response<BoxStream<T>> {
+        Response::new(Box::pin(messages.take_until(self.ending.clone().cancelled_owned())))
     }
 }
 
@@ -59,24 +68,12 @@ impl Capacity for CapacityService {
         &self,
         _: Request<proto::WatchRequest>,
     ) -> Result<Response<BoxStream<proto::WatchResponse>>, Status> {
-        let mut changes = self.engine.changes().listen();
-        let ending = self.ending.clone();
-        // One message on its way; what happens meanwhile becomes the next.
-        let (sender, messages) = mpsc::channel(1);
-        tokio::spawn(async move {
-            let tell = async {
-                while let Ok(permit) = sender.reserve().await {
-                    let Some(change) = changes.next().await else { return };
-                    permit.send(Ok(message(change)));
-                }
-            };
-            tokio::select! {
-                () = tell => {}
-                () = sender.closed() => {}
-                () = ending.cancelled() => {}
-            }
-        });
-        Ok(Response::new(Box::pin(ReceiverStream::new(messages))))
+        let changes = self.engine.changes().listen();
+        let next = |mut changes: Listener| async {
+            let change = changes.next().await?;
+            Some((Ok(message(change)), changes))
+        };
+        Ok(self.until_the_end(stream::unfold(changes, next)))
     }
 
     async fn shares(
@@ -86,27 +83,19 @@ impl Capacity for CapacityService {
         let control = self.shares.clone().ok_or_else(|| {
             Status::failed_precondition("the driver sets no weights and limits: its notes in io.json cannot be read")
         })?;
-        let (engine, ending) = (Arc::clone(&self.engine), self.ending.clone());
-        let mut news = control.news();
-        // One message on its way; what happens meanwhile becomes the next.
-        let (sender, messages) = mpsc::channel(1);
-        tokio::spawn(async move {
-            let tell = async {
-                while let Ok(permit) = sender.reserve().await {
-                    news.borrow_and_update();
-                    permit.send(Ok(shares(&engine, &control)));
-                    if news.changed().await.is_err() {
-                        return;
-                    }
+        let engine = Arc::clone(&self.engine);
+        let told = (control.news(), true);
+        let next = move |(mut news, first): (watch::Receiver<u64>, bool)| {
+            let (engine, control) = (Arc::clone(&engine), Arc::clone(&control));
+            async move {
+                if !first {
+                    news.changed().await.ok()?;
                 }
-            };
-            tokio::select! {
-                () = tell => {}
-                () = sender.closed() => {}
-                () = ending.cancelled() => {}
+                news.borrow_and_update();
+                Some((Ok(shares(&engine, &control)), (news, false)))
             }
-        });
-        Ok(Response::new(Box::pin(ReceiverStream::new(messages))))
+        };
+        Ok(self.until_the_end(stream::unfold(told, next)))
     }
 
     async fn claims(

@@ -3,7 +3,9 @@
 //! **Invariant.** A scratch volume is never in the journal and no volume in any list. One that a killed driver left is
 //! removed when its group is taken up, and before the next one is made.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::device_number::DeviceNumber;
 use crate::io::calibrate::{Failure, Ground, Scratch};
@@ -37,21 +39,26 @@ impl Engine {
         let Some(left) = reading.state().group.logical_volume(NAME).filter(|lv| is_scratch(lv)) else { return Ok(()) };
         let removed = writer.run(self.runner.as_ref(), verbs::remove(group.name(), NAME, left.uuid)).await;
         let read = group.read().await;
-        removed.map_err(|error| Failure::Failed(chain(&error)))?;
-        read.map_err(|error| Failure::Failed(chain(&error)))?;
+        removed.map_err(failed)?;
+        read.map_err(failed)?;
         Ok(())
     }
 
     /// The group with a physical volume on this disk and no other, with that volume's device.
-    fn ground(&self, disk: &Disk) -> Option<(std::sync::Arc<Group>, PathBuf)> {
+    fn ground(&self, disk: &Disk) -> Option<(Arc<Group>, PathBuf)> {
+        self.devices().into_iter().find(|(_, device)| disk_of(device).as_ref() == Some(disk))
+    }
+
+    /// The devices of the device classes' groups.
+    fn devices(&self) -> Vec<(Arc<Group>, PathBuf)> {
         let classes = &self.config.device_classes;
         let groups = self.groups.all().into_iter();
         let ours = groups.filter(|group| classes.iter().any(|class| class.volume_group == group.name()));
-        ours.flat_map(|group| {
+        let devices = ours.flat_map(|group| {
             let devices = group.known().devices();
-            devices.into_iter().map(move |device| (std::sync::Arc::clone(&group), device))
-        })
-        .find(|(_, device)| disk_of(device).as_ref() == Some(disk))
+            devices.into_iter().map(move |device| (Arc::clone(&group), device))
+        });
+        devices.collect()
     }
 
     /// Bytes that a scratch volume may take: what no class keeps back.
@@ -66,6 +73,11 @@ impl Engine {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+fn failed(error: impl std::error::Error + 'static) -> Failure {
+    Failure::Failed(chain(&error))
+}
+
 /// The whole disk that a device lies on, where it is one.
 fn disk_of(device: &Path) -> Option<Disk> {
     let number = DeviceNumber::from_rdev(rustix::fs::stat(device).ok()?.st_rdev);
@@ -77,7 +89,6 @@ fn disk_of(device: &Path) -> Option<Disk> {
 #[tonic::async_trait]
 impl Ground for Engine {
     async fn make_scratch(&self, disk: &Disk) -> Result<Scratch, Failure> {
-        let failed = |error: &(dyn std::error::Error + 'static)| Failure::Failed(chain(error));
         let Some((group, device)) = self.ground(disk) else {
             return Err(Failure::NoGround(format!(
                 "no physical volume of a device class's volume group lies on disk {} alone",
@@ -86,9 +97,9 @@ impl Ground for Engine {
         };
         let vg = group.name().to_owned();
         let mut writer = group.writer().await;
-        writer.ready(self.runner.as_ref()).await.map_err(|error| failed(&error))?;
+        writer.ready(self.runner.as_ref()).await.map_err(failed)?;
         self.remove_leftover_scratch(&group, &mut writer).await?;
-        let reading = group.read().await.map_err(|error| failed(&error))?;
+        let reading = group.read().await.map_err(failed)?;
         let no_room = || Failure::NoRoom { vg: vg.clone(), disk: disk.name.clone(), least: Bytes(LEAST) };
         let on_disk = reading.free_on(&device).ok_or_else(no_room)?;
         let extent = reading.extent();
@@ -97,8 +108,8 @@ impl Ground for Engine {
             return Err(no_room());
         }
         let command = verbs::create_scratch(&vg, NAME, size.0 / extent.0, TAG, &device);
-        writer.run(self.runner.as_ref(), command).await.map_err(|error| failed(&error))?;
-        group.read().await.map_err(|error| failed(&error))?;
+        writer.run(self.runner.as_ref(), command).await.map_err(failed)?;
+        group.read().await.map_err(failed)?;
         drop(writer);
         let device = Path::new("/dev/mapper").join(dm_name::device_name(&vg, NAME));
         Ok(Scratch { vg, device, size })
@@ -107,16 +118,12 @@ impl Ground for Engine {
     async fn remove_scratch(&self, scratch: &Scratch) -> Result<(), Failure> {
         let Some(group) = self.groups.by_name(&scratch.vg) else { return Ok(()) };
         let mut writer = group.writer().await;
-        writer.ready(self.runner.as_ref()).await.map_err(|error| Failure::Failed(chain(&error)))?;
+        writer.ready(self.runner.as_ref()).await.map_err(failed)?;
         self.remove_leftover_scratch(&group, &mut writer).await
     }
 
     async fn disks(&self) -> Vec<Disk> {
-        let classes = &self.config.device_classes;
-        let groups = self.groups.all().into_iter();
-        let ours = groups.filter(|group| classes.iter().any(|class| class.volume_group == group.name()));
-        let disks: std::collections::BTreeSet<Disk> =
-            ours.flat_map(|group| group.known().devices()).filter_map(|device| disk_of(&device)).collect();
+        let disks: BTreeSet<Disk> = self.devices().iter().filter_map(|(_, device)| disk_of(device)).collect();
         disks.into_iter().collect()
     }
 }
