@@ -99,9 +99,9 @@ async fn list(pods: &Api<Pod>, args: &RestoreIoArgs, end: Instant) -> Result<Vec
 /// Whether the driver in a pod can be asked.
 fn serves(pod: &Pod, container: &str) -> bool {
     let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.as_deref()).unwrap_or_default();
-    let runs = statuses.iter().any(|status| {
-        status.name == container && status.state.as_ref().is_some_and(|state| state.running.is_some())
-    });
+    let runs = statuses
+        .iter()
+        .any(|status| status.name == container && status.state.as_ref().is_some_and(|state| state.running.is_some()));
     runs && pod.metadata.deletion_timestamp.is_none()
 }
 
@@ -131,8 +131,8 @@ async fn put_back(pods: &Api<Pod>, args: &RestoreIoArgs, driver: &Driver, end: I
 
 /// Runs the driver's own command in its container; what it said, or why it failed.
 async fn ask(pods: &Api<Pod>, args: &RestoreIoArgs, pod: &str) -> Result<String, String> {
-    let command =
-        ["/usr/bin/quarry-driver", "restore-io", "--csi-socket", &args.csi_socket.display().to_string()].map(str::to_owned);
+    let command = ["/usr/bin/quarry-driver", "restore-io", "--csi-socket", &args.csi_socket.display().to_string()]
+        .map(str::to_owned);
     let parameters = AttachParams::default().container(&args.container);
     let mut process = pods.exec(pod, command, &parameters).await.map_err(|error| chain(&error))?;
     let status = process.take_status();
