@@ -26,6 +26,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
+use quarry_tests::bench;
 use quarry_tests::cluster::nodeless::Access;
 use quarry_tests::in_vm::machine;
 
@@ -38,41 +39,28 @@ const SIZES: [usize; 3] = [100, 1000, 5000];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let outcome = match &arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+    match &arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["herd", socket, authority] => {
             let served = herd::serve(Path::new(socket), Path::new(authority));
-            return served.map_or_else(fail, |()| ExitCode::SUCCESS);
+            served.map_or_else(|error| bench::fail(&error), |()| ExitCode::SUCCESS)
         }
-        ["simulation", sizes @ ..] => simulate(sizes),
-        ["cluster", orders] => in_cluster(orders),
-        other => Err(anyhow::anyhow!("this is not understood: {other:?}; use `testbed bench capacity`")),
-    };
-    outcome.map_or_else(fail, |()| {
-        println!("1 passed, 0 failed");
-        ExitCode::SUCCESS
-    })
-}
-
-fn fail(error: anyhow::Error) -> ExitCode {
-    println!("{error:#}\n0 passed, 1 failed");
-    ExitCode::FAILURE
+        ["simulation", sizes @ ..] => bench::main("capacity", || simulate(sizes)),
+        ["cluster", orders] => bench::main("capacity", || in_cluster(orders)),
+        other => bench::fail(&anyhow::anyhow!("this is not understood: {other:?}; use `testbed bench capacity`")),
+    }
 }
 
 fn variable(name: &str) -> Result<std::ffi::OsString> {
     std::env::var_os(name).with_context(|| format!("{name} is not set: use `testbed bench capacity`"))
 }
 
-fn in_cluster(orders: &str) -> Result<()> {
-    let to = PathBuf::from(variable("QUARRY_BENCH_RESULT")?);
+fn in_cluster(orders: &str) -> Result<cluster::Figures> {
     let orders = serde_json::from_str(orders).context("the orders")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let figures = runtime.block_on(cluster::run(orders))?;
-    print!("{figures}");
-    std::fs::write(&to, serde_json::to_vec_pretty(&figures)?).context("cannot write the result")
+    runtime.block_on(cluster::run(orders))
 }
 
-fn simulate(sizes: &[&str]) -> Result<()> {
-    let to = PathBuf::from(variable("QUARRY_BENCH_RESULT")?);
+fn simulate(sizes: &[&str]) -> Result<Results> {
     let reporter = PathBuf::from(variable("QUARRY_REPORTER_BIN")?);
     let access = std::fs::read(PathBuf::from(variable("QUARRY_ACCESS")?))?;
     let access: Access = serde_json::from_slice(&access).context("the cluster's description")?;
@@ -88,7 +76,5 @@ fn simulate(sizes: &[&str]) -> Result<()> {
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let simulation = runtime.block_on(simulation::run(access, reporter, &sizes))?;
-    let results = Results { machine: machine()?, simulation };
-    print!("{results}");
-    std::fs::write(&to, serde_json::to_vec_pretty(&results)?).context("cannot write the result")
+    Ok(Results { machine: machine()?, simulation })
 }

@@ -10,7 +10,8 @@ mod table;
 
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::Result;
+use quarry_tests::bench;
 use quarry_tests::in_vm::{self, DriverSpec, DriverUnderTest, VolumeGroup, lvm};
 
 use contender::Contender;
@@ -20,27 +21,12 @@ use table::{Measured, Results};
 const ROUNDS: usize = 15;
 
 fn main() -> ExitCode {
-    match run() {
-        Ok(count) => {
-            println!("{count} passed, 0 failed");
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            println!("{error:#}\n0 passed, 1 failed");
-            ExitCode::FAILURE
-        }
-    }
+    bench::main("create", run)
 }
 
-fn run() -> Result<usize> {
+fn run() -> Result<Results> {
     in_vm::require()?;
-    let to = std::env::var_os("QUARRY_BENCH_RESULT")
-        .context("QUARRY_BENCH_RESULT is not set: use `testbed bench create`")?;
-    let rounds = match std::env::args().nth(1) {
-        Some(text) => text.parse().with_context(|| format!("the number of rounds is {text:?}; it must be a number"))?,
-        None => ROUNDS,
-    };
-    ensure!(rounds > 0, "the number of rounds is 0; it must be at least 1");
+    let rounds = bench::first_argument("rounds", ROUNDS)?;
     let group = VolumeGroup::fresh("bench")?;
     // The debug log tells each command that the driver runs, which is how its processes are counted.
     let mut spec = DriverSpec::for_group(group.name());
@@ -63,8 +49,5 @@ fn run() -> Result<usize> {
             }
         }
     }
-    let results = Results::of(measured, rounds)?;
-    print!("{results}");
-    std::fs::write(&to, serde_json::to_vec_pretty(&results)?).context("cannot write the result")?;
-    Ok(contenders.len())
+    Results::of(measured, rounds)
 }

@@ -23,21 +23,12 @@ mod tenant;
 use std::fmt;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result};
-use quarry_tests::in_vm;
+use anyhow::Result;
+use quarry_tests::{bench, in_vm};
 use serde::Serialize;
 
 fn main() -> ExitCode {
-    match measure() {
-        Ok(results) => {
-            println!("{} passed, 0 failed", results.rows.len());
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            println!("{error:#}\n0 passed, 1 failed");
-            ExitCode::FAILURE
-        }
-    }
+    bench::main("isolation", measure)
 }
 
 /// The results of one run.
@@ -54,16 +45,11 @@ struct Results {
 
 fn measure() -> Result<Results> {
     in_vm::require()?;
-    let to = std::env::var_os("QUARRY_BENCH_RESULT")
-        .context("QUARRY_BENCH_RESULT is not set: use `testbed bench isolation`")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let measured = runtime.block_on(run::all());
     let machine = in_vm::describe()?;
     let run::Measured { calibration_s, calibration, rows, peaks } = measured;
-    let results = Results { machine, calibration_s, calibration, rows, peaks };
-    print!("{results}");
-    std::fs::write(&to, serde_json::to_vec_pretty(&results)?).context("cannot write the result")?;
-    Ok(results)
+    Ok(Results { machine, calibration_s, calibration, rows, peaks })
 }
 
 impl fmt::Display for Results {

@@ -15,7 +15,8 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow, ensure};
+use anyhow::{Result, anyhow};
+use quarry_tests::bench;
 use quarry_tests::command::Command;
 use quarry_tests::in_vm::{self, DriverSpec, VolumeGroup, scratch_disks};
 use quarry_tests::process;
@@ -27,16 +28,7 @@ const STATE: &str = "/run/bench-state";
 const VOLUMES: usize = 32;
 
 fn main() -> ExitCode {
-    match run() {
-        Ok(results) => {
-            println!("{} passed, 0 failed", results.load.len() + results.start.len());
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            println!("{error:#}\n0 passed, 1 failed");
-            ExitCode::FAILURE
-        }
-    }
+    bench::main("journal", run)
 }
 
 /// The results of one run.
@@ -53,15 +45,7 @@ struct Results {
 
 fn run() -> Result<Results> {
     in_vm::require()?;
-    let to = std::env::var_os("QUARRY_BENCH_RESULT")
-        .context("QUARRY_BENCH_RESULT is not set: use `testbed bench journal`")?;
-    let volumes = match std::env::args().nth(1) {
-        Some(text) => {
-            text.parse().with_context(|| format!("the number of volumes is {text:?}; it must be a number"))?
-        }
-        None => VOLUMES,
-    };
-    ensure!(volumes > 0, "the number of volumes is 0; it must be at least 1");
+    let volumes = bench::first_argument("volumes", VOLUMES)?;
     mount_state()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let fdatasync_us = load::fdatasync(Path::new(STATE))?;
@@ -70,10 +54,7 @@ fn run() -> Result<Results> {
         load::measure(&runtime, &group, volumes)?
     };
     let start = start::measure(&runtime)?;
-    let results = Results { machine: in_vm::describe()?, fdatasync_us, journal_write_us, load, start };
-    print!("{results}");
-    std::fs::write(&to, serde_json::to_vec_pretty(&results)?).context("cannot write the result")?;
-    Ok(results)
+    Ok(Results { machine: in_vm::describe()?, fdatasync_us, journal_write_us, load, start })
 }
 
 /// The last of the machine's disks, with a filesystem, for the state folder.
@@ -91,12 +72,6 @@ fn spec(group: &str, state: &str) -> DriverSpec {
     spec.arguments = vec!["--state-dir".to_owned(), format!("{STATE}/{state}")];
     spec.env.push(("QUARRY_LOG_FILTER".to_owned(), "warn,quarry_driver::journal=debug".to_owned()));
     spec
-}
-
-/// The median.
-fn median(mut samples: Vec<f64>) -> Result<f64> {
-    samples.sort_by(f64::total_cmp);
-    samples.get(samples.len() / 2).copied().context("no samples")
 }
 
 impl fmt::Display for Results {

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use quarry_proto::csi::v1 as csi;
+use quarry_tests::bench::{self, median};
 use quarry_tests::in_vm::{self, DriverSpec, DriverUnderTest};
 use serde::Serialize;
 
@@ -22,16 +23,7 @@ const VOLUMES: [usize; 3] = [10, 1000, 5000];
 const SCRAPES: usize = 50;
 
 fn main() -> ExitCode {
-    match run() {
-        Ok(results) => {
-            println!("{} passed, 0 failed", results.rows.len());
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            println!("{error:#}\n0 passed, 1 failed");
-            ExitCode::FAILURE
-        }
-    }
+    bench::main("scrape", run)
 }
 
 /// The results of one run.
@@ -63,8 +55,6 @@ struct Row {
 
 fn run() -> Result<Results> {
     in_vm::require()?;
-    let to = std::env::var_os("QUARRY_BENCH_RESULT")
-        .context("QUARRY_BENCH_RESULT is not set: use `testbed bench scrape`")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut rows = Vec::new();
     for volumes in VOLUMES {
@@ -77,10 +67,7 @@ fn run() -> Result<Results> {
             rows.push(measure(volumes, each_volume)?);
         }
     }
-    let results = Results { machine: in_vm::describe()?, rows };
-    print!("{results}");
-    std::fs::write(&to, serde_json::to_vec_pretty(&results)?).context("cannot write the result")?;
-    Ok(results)
+    Ok(Results { machine: in_vm::describe()?, rows })
 }
 
 /// It lists all of them.
@@ -141,12 +128,6 @@ fn get(path: &str) -> Result<(Duration, String)> {
     let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP")?;
     ensure!(head.contains(" 200 "), "{head}");
     Ok((took, body.to_owned()))
-}
-
-fn median(samples: &[f64]) -> Result<f64> {
-    let mut samples = samples.to_vec();
-    samples.sort_by(f64::total_cmp);
-    samples.get(samples.len() / 2).copied().context("no samples")
 }
 
 impl fmt::Display for Results {

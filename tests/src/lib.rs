@@ -1,6 +1,7 @@
 //! The test bed: virtual machines, and the suites that run in them, as a library. `main.rs` is its command line.
 
 pub mod artifacts;
+pub mod bench;
 pub mod cache;
 pub mod cluster;
 pub mod command;

@@ -13,7 +13,7 @@ use serde::Serialize;
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
-use crate::{median, spec};
+use crate::spec;
 
 /// How many requests are under way at once.
 const AT_ONCE: [usize; 3] = [1, 8, 32];
@@ -45,7 +45,7 @@ pub fn fdatasync(folder: &Path) -> Result<f64> {
         samples.push(begin.elapsed().as_secs_f64() * 1e6);
     }
     std::fs::remove_file(path)?;
-    median(samples)
+    median(&samples)
 }
 
 /// Rows, and the median time of a journal write when one request comes after another, in microseconds.
@@ -79,7 +79,7 @@ pub fn measure(runtime: &Runtime, group: &VolumeGroup, volumes: usize) -> Result
         times.dedup();
         rows.push(Row { at_once, volumes, with_per_s, without_per_s, ratio, syncs: times.len() });
     }
-    Ok((rows, median(alone)?))
+    Ok((rows, median(&alone)?))
 }
 
 /// Makes the volumes, tells how many seconds it took, and deletes them.
