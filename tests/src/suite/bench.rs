@@ -10,6 +10,7 @@ use super::build::{self, Profile};
 use super::closing::closing;
 use super::run::{conclude, judge};
 use super::{Program, Suite, Verdict, budget, kernel, run};
+use crate::bench::RESULT;
 use crate::cache;
 use crate::cluster::nodeless::Nodeless;
 use crate::cluster::release::Release;
@@ -80,7 +81,7 @@ pub fn capacity_simulation(sizes: &[String]) -> Result<Verdict> {
     std::fs::write(&access, serde_json::to_vec(&nodeless.access())?)?;
     let result = nodeless.folder().join("result.json");
     let command = Command::new(program).arg("simulation").args(sizes);
-    let command = command.env("QUARRY_REPORTER_BIN", reporter).env("QUARRY_BENCH_RESULT", &result);
+    let command = command.env("QUARRY_REPORTER_BIN", reporter).env(RESULT, &result);
     let command = nodeless.inside(command.env("QUARRY_ACCESS", access));
     let mut verdict = here(&command, Suite::BenchCapacity).unwrap_or_else(|error| Verdict::None(format!("{error:#}")));
     if verdict == Verdict::Pass
@@ -121,7 +122,7 @@ fn on_a_node(program: &Path, parts: &Parts, progress: &Progress) -> Result<Verdi
             "samples": SAMPLES,
         });
         let result = "/run/bench-capacity.json";
-        let command = Command::new(program).args(["cluster", &orders.to_string()]).env("QUARRY_BENCH_RESULT", result);
+        let command = Command::new(program).args(["cluster", &orders.to_string()]).env(RESULT, result);
         let measure = || cluster.node(&name)?.run(&command, budget(Suite::BenchCapacity));
         let outcome = progress.step("measure on the node", measure)?;
         let said = outcome.stdout_text();
@@ -188,8 +189,14 @@ fn measure_in(
     // Where the program in the machine leaves its result.
     let result = format!("/run/quarry/{name}.json");
     let command = Command::new(tests).args(arguments);
-    let command = command.env("QUARRY_DRIVER_BIN", driver).env("QUARRY_BENCH_RESULT", &result);
+    let command = command.env("QUARRY_DRIVER_BIN", driver).env(RESULT, &result);
     let to = cache::target().join(format!("bench/{bench}.json"));
-    let program = Program { name: name.clone(), command, budget: budget(suite), result: Some((result.into(), to)) };
+    let program = Program {
+        name: name.clone(),
+        command,
+        budget: budget(suite),
+        side_by_side: false,
+        result: Some((result.into(), to)),
+    };
     Ok(run(&program, machine))
 }

@@ -25,7 +25,7 @@ pub fn suite(filter: &[String]) -> Result<Verdict> {
     if let Ok(text) = std::env::var(sample::VARIABLE) {
         command = command.env(sample::VARIABLE, text);
     }
-    let program = Program { name: "crash".to_owned(), command, budget, result: None };
+    let program = Program { name: "crash".to_owned(), command, budget, side_by_side: false, result: None };
     Ok(run(&program, |folder| kernel::machine("crash", false, folder)))
 }
 

@@ -17,6 +17,12 @@ pub fn suite(filter: &[String]) -> Result<Verdict> {
     let driver = build::driver(Profile::Debug)?;
     let command = Command::new(tests).arg("--test-threads=1").args(filter);
     let command = command.env("QUARRY_DRIVER_BIN", driver).env("RUST_BACKTRACE", "1");
-    let program = Program { name: "faults".to_owned(), command, budget: budget(Suite::Faults), result: None };
+    let program = Program {
+        name: "faults".to_owned(),
+        command,
+        budget: budget(Suite::Faults),
+        side_by_side: false,
+        result: None,
+    };
     Ok(run(&program, |folder| kernel::machine("faults", false, folder)))
 }

@@ -23,7 +23,13 @@ pub fn suite(filter: &[String]) -> Result<Verdict> {
     let driver = build::driver(Profile::Debug)?;
     let command = Command::new(tests).args(["--test-threads=1", "--nocapture"]).args(filter);
     let command = command.env("QUARRY_DRIVER_BIN", driver).env("RUST_BACKTRACE", "1");
-    let program = Program { name: "isolation".to_owned(), command, budget: budget(Suite::Isolation), result: None };
+    let program = Program {
+        name: "isolation".to_owned(),
+        command,
+        budget: budget(Suite::Isolation),
+        side_by_side: false,
+        result: None,
+    };
     Ok(run(&program, |folder| machine("isolation", folder)))
 }
 

@@ -33,7 +33,8 @@ pub fn suite(filter: &[String]) -> Result<Verdict> {
     let mut command = command.env("QUARRY_DRIVER_BIN", driver);
     // Repeats a run's choice of moments.
     command.env.extend(std::env::var(SEED).ok().map(|seed| (SEED.to_owned(), seed)));
-    let program = Program { name: "power".to_owned(), command, budget: budget(Suite::Power), result: None };
+    let program =
+        Program { name: "power".to_owned(), command, budget: budget(Suite::Power), side_by_side: false, result: None };
     Ok(run(&program, |folder| {
         let mut spec = VmSpec::new("power", folder);
         spec.memory_mib = 3072;

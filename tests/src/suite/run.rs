@@ -1,6 +1,7 @@
-//! One suite: one machine, one program in it, one verdict.
+//! One suite: one machine, one program in it, one verdict; or the tests of one program in several machines, side by side.
 
 use std::io::Write as _;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -43,13 +44,15 @@ pub struct Program {
     pub command: Command,
     /// From starting the machine to its power-off.
     pub budget: Duration,
+    /// Whether others run at the same time.
+    pub side_by_side: bool,
     /// A file of the machine to copy here after a pass.
     pub result: Option<(std::path::PathBuf, std::path::PathBuf)>,
 }
 
 /// Boots a machine, runs the program with its output shown as it comes, and judges it. What the machine wrote is
 /// removed after a pass and kept otherwise.
-pub fn run(program: &Program, machine: impl FnOnce(&std::path::Path) -> VmSpec) -> Verdict {
+pub fn run(program: &Program, machine: impl FnOnce(&Path) -> VmSpec) -> Verdict {
     let scratch = match Scratch::new(&program.name) {
         Ok(scratch) => scratch,
         Err(error) => return conclude(&program.name, Verdict::None(format!("{error:#}"))),
@@ -66,6 +69,50 @@ pub fn run(program: &Program, machine: impl FnOnce(&std::path::Path) -> VmSpec) 
     verdict
 }
 
+/// The same with several programs, each in a machine of its own, at the same time: what one verdict is of all of them.
+pub(super) fn run_side_by_side(programs: &[Program], machine: impl Fn(&Program, &Path) -> VmSpec + Sync) -> Verdict {
+    let machine = &machine;
+    let verdicts: Vec<Verdict> = std::thread::scope(|scope| {
+        let running: Vec<_> = programs
+            .iter()
+            .map(|program| scope.spawn(move || run(program, |folder| machine(program, folder))))
+            .collect();
+        let ended = |joined: std::thread::Result<Verdict>| {
+            joined.unwrap_or_else(|_| Verdict::None("the one who watched the machine panicked".to_owned()))
+        };
+        running.into_iter().map(|running| ended(running.join())).collect()
+    });
+    let worst = |verdict: &&Verdict| match verdict {
+        Verdict::Pass => 0,
+        Verdict::None(_) => 1,
+        // A test that failed is certain, whatever the other machine did.
+        Verdict::Fail => 2,
+    };
+    let nothing = || Verdict::None("there was nothing to run".to_owned());
+    verdicts.iter().max_by_key(worst).cloned().unwrap_or_else(nothing)
+}
+
+/// Shows what a program writes: at once, or, where another one writes too, in whole lines.
+#[derive(Debug, Default)]
+struct Shown {
+    whole_lines: bool,
+    pending: Vec<u8>,
+}
+
+impl Shown {
+    fn show(&mut self, bytes: &[u8]) {
+        self.pending.extend_from_slice(bytes);
+        let end = match self.whole_lines {
+            true => self.pending.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1),
+            false => self.pending.len(),
+        };
+        let mut out = std::io::stdout().lock();
+        // A closed standard output is no reason to give up the suite.
+        out.write_all(&self.pending[..end]).and_then(|()| out.flush()).ok();
+        self.pending.drain(..end);
+    }
+}
+
 pub(super) fn conclude(name: &str, verdict: Verdict) -> Verdict {
     match &verdict {
         Verdict::Pass => eprintln!("testbed: suite {}: pass", name),
@@ -80,17 +127,19 @@ fn in_machine(program: &Program, spec: VmSpec) -> Result<Verdict> {
     let mut vm = Vm::boot(spec)?;
     eprintln!("testbed: suite {}: machine up after {:.1} s", program.name, begin.elapsed().as_secs_f32());
     let mut output = Vec::new();
-    let ended = vm.run_streaming(&program.command, program.budget.saturating_sub(begin.elapsed()), |stream, bytes| {
-        // A closed standard output is no reason to give up the suite.
-        match stream {
-            Stream::Stdout => {
-                output.extend_from_slice(bytes);
-                let mut out = std::io::stdout().lock();
-                out.write_all(bytes).and_then(|()| out.flush()).ok();
-            }
-            Stream::Stderr => drop(std::io::stderr().write_all(bytes)),
-        }
-    });
+    let mut shown = Shown { whole_lines: program.side_by_side, ..Shown::default() };
+    let ended =
+        vm.run_streaming(
+            &program.command,
+            program.budget.saturating_sub(begin.elapsed()),
+            |stream, bytes| match stream {
+                Stream::Stdout => {
+                    output.extend_from_slice(bytes);
+                    shown.show(bytes);
+                }
+                Stream::Stderr => drop(std::io::stderr().write_all(bytes)),
+            },
+        );
     let verdict = ended.map(|exit| judge(exit, closing(&String::from_utf8_lossy(&output))));
     for finding in vm.findings() {
         eprintln!("testbed: suite {}: console: {}", program.name, finding.line);

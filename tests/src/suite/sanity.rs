@@ -20,6 +20,7 @@ pub fn suite(csi_sanity: &Path, udev: bool) -> Result<Verdict> {
     let driver = build::driver(Profile::Debug)?;
     let command = Command::new(tests).env("QUARRY_DRIVER_BIN", driver).env("QUARRY_CSI_SANITY", csi_sanity);
     let name = if udev { "sanity-udev" } else { "sanity" };
-    let program = Program { name: name.to_owned(), command, budget: budget(Suite::Sanity), result: None };
+    let program =
+        Program { name: name.to_owned(), command, budget: budget(Suite::Sanity), side_by_side: false, result: None };
     Ok(run(&program, |folder| kernel::machine(name, udev, folder)))
 }
