@@ -150,7 +150,8 @@ fn without_published_capacity_nothing_of_it_is_left() {
         assert!(objects.of_kind(kind).is_empty(), "{kind}");
     }
     // What was published before is removed by the update that ends it.
-    let hooks = |objects: &Objects| job(objects, "quarry-capacity-clean")["metadata"]["annotations"]["helm.sh/hook"].clone();
+    let hooks =
+        |objects: &Objects| job(objects, "quarry-capacity-clean")["metadata"]["annotations"]["helm.sh/hook"].clone();
     assert_eq!(hooks(&objects), "pre-delete,post-upgrade");
     assert_eq!(hooks(&Objects::with("")), "pre-delete");
 }

@@ -100,35 +100,17 @@ fn grafana_takes_them_as_they_are() {
     }
 }
 
-/// As Grafana asks with everything chosen.
-fn filled_in(query: &str) -> String {
-    let mut text = query.to_owned();
-    for (variable, value) in [
-        ("$__rate_interval", "10s"),
-        ("$__range", "15s"),
-        ("$window", "15s"),
-        ("$cluster", ".*"),
-        ("$node", ".*"),
-        ("$class", ".*"),
-    ] {
-        text = text.replace(variable, value);
-    }
-    assert!(!text.contains('$'), "{text}");
-    text
-}
-
 #[tokio::test]
 async fn prometheus_answers_every_query_with_series_that_are_called_as_the_legend_says() {
     let prometheus = Prometheus::start().await;
     let mut wrong = Vec::new();
     for query in files::dashboards().iter().flat_map(files::Dashboard::queries) {
-        match prometheus.query(&filled_in(&query.text)).await {
+        match prometheus.query(&query.filled_in("10s", "15s")).await {
             Err(error) => wrong.push(format!("{}: {error}\n  {}", query.place, query.text)),
             Ok(series) if series.is_empty() => wrong.push(format!("{}: no data\n  {}", query.place, query.text)),
             Ok(series) => {
-                let labels = query.legend.split("{{").skip(1).map(|rest| rest.split_once("}}").unwrap().0);
-                for label in labels {
-                    if series.iter().any(|one| one["metric"].get(label).is_none()) {
+                for label in query.labels() {
+                    if series.iter().any(|one| one["metric"].get(&label).is_none()) {
                         wrong.push(format!("{}: a series without {label:?}", query.place));
                     }
                 }

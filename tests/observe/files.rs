@@ -35,6 +35,30 @@ pub struct Query {
     pub legend: String,
 }
 
+impl Query {
+    /// As Grafana asks it with everything chosen, with rates over `interval` and a picture of `range`.
+    pub fn filled_in(&self, interval: &str, range: &str) -> String {
+        let mut text = self.text.clone();
+        for (variable, value) in [
+            ("$__rate_interval", interval),
+            ("$__range", range),
+            ("$window", range),
+            ("$cluster", ".*"),
+            ("$node", ".*"),
+            ("$class", ".*"),
+        ] {
+            text = text.replace(variable, value);
+        }
+        assert!(!text.contains('$'), "{text}");
+        text
+    }
+
+    /// The labels by which its series are called.
+    pub fn labels(&self) -> Vec<String> {
+        self.legend.split("{{").skip(1).map(|rest| rest.split_once("}}").unwrap().0.to_owned()).collect()
+    }
+}
+
 /// All dashboards.
 pub fn dashboards() -> Vec<Dashboard> {
     let entries = std::fs::read_dir(path("manifests/chart/dashboards")).unwrap();

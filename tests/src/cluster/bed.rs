@@ -8,10 +8,10 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use serde_json::Value;
 
-use super::FOLDER_VARIABLE;
 use super::control::{Remote, Request};
 use super::kubectl::{Kubectl, items, pod_ready, text};
 use super::release::Release;
+use super::{FOLDER_VARIABLE, INSIDE};
 use crate::command::Command;
 use crate::wait;
 
@@ -29,6 +29,7 @@ pub struct Bed {
     pub release: Release,
     namespace: String,
     remote: Remote,
+    inside: PathBuf,
 }
 
 /// A logical volume as `lvs` shows it.
@@ -69,6 +70,7 @@ pub fn scenario(name: &str, test: impl FnOnce(&Bed) -> Result<()>) {
         release: Release::of(&folder),
         namespace: name.to_owned(),
         remote: Remote::of(&folder),
+        inside: folder.join(INSIDE),
     };
     let outcome = bed.begin().and_then(|()| {
         catch_unwind(AssertUnwindSafe(|| test(&bed))).unwrap_or_else(|panic| Err(anyhow!("{}", said(panic.as_ref()))))
@@ -181,6 +183,12 @@ impl Bed {
 
     fn on_with(&self, node: &str, command: &Command) -> Result<String> {
         Ok(self.remote.run(node, command, Duration::from_secs(120))?.success()?.stdout_text())
+    }
+
+    /// A program that runs another one, its first argument, inside the cluster's network.
+    #[must_use]
+    pub fn inside(&self) -> PathBuf {
+        self.inside.clone()
     }
 
     /// Shuts a node down in order and boots it again.

@@ -60,7 +60,7 @@ impl Machine {
         spec.memory_mib = settings.memory;
         spec.udev = settings.udev;
         spec.disks = vec![
-            Disk { name: "data".to_owned(), size: settings.data_disk, iops: None },
+            Disk { name: "data".to_owned(), size: settings.data_disk, iops: settings.data_disk_iops },
             Disk { name: STATE.to_owned(), size: STATE_DISK, iops: None },
         ];
         spec.modules = STORAGE_MODULES.into_iter().chain(NODE_MODULES).map(str::to_owned).collect();

@@ -22,6 +22,7 @@ mod setup;
 mod template;
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -140,6 +141,11 @@ impl Cluster {
         self.machines.iter().map(Machine::name)
     }
 
+    /// The nodes' addresses in the cluster's network, in the same order.
+    pub fn addresses(&self) -> impl Iterator<Item = Ipv4Addr> {
+        (1..).zip(&self.machines).map(|(index, _)| Port::of(index).address)
+    }
+
     /// Waits until Kubernetes says that a node is ready.
     ///
     /// # Errors
@@ -229,6 +235,7 @@ impl Running {
         }
         write_script(folder, "kubectl", &network, &binaries.path("kubectl")?)?;
         write_script(folder, "helm", &network, &binaries.path("helm")?)?;
+        write_script(folder, INSIDE, &network, Path::new(""))?;
 
         let namespace = network.file();
         let names = settings.nodes.iter().map(|n| n.name.as_str()).collect::<Vec<_>>().join(", ");
@@ -264,7 +271,11 @@ pub fn running() -> Result<Vec<(PathBuf, i32)>> {
     scratch::running(FOLDER)
 }
 
-/// Leaves a script that runs a program inside the cluster's network, as its administrator.
+/// The script that runs any program inside the cluster's network.
+pub const INSIDE: &str = "inside";
+
+/// Leaves a script that runs a program inside the cluster's network, as its administrator; its first argument where none is
+/// named.
 fn write_script(folder: &Path, name: &str, network: &Network, program: &Path) -> Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
     let text = format!(

@@ -21,6 +21,8 @@ pub struct NodeSettings {
     pub name: String,
     /// The size of the disk that becomes the volume group, in bytes.
     pub data_disk: u64,
+    /// What that disk does at most in a second; as much as it can without.
+    pub data_disk_iops: Option<u32>,
     /// The volume group made on the data disk when that is blank; `None` makes none.
     pub volume_group: Option<String>,
     /// Memory of the machine in MiB.
@@ -48,6 +50,7 @@ impl NodeSettings {
         Self {
             name: name.to_owned(),
             data_disk: 8 << 30,
+            data_disk_iops: None,
             volume_group: Some("quarry".to_owned()),
             memory: 3072,
             udev: true,

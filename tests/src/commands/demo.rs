@@ -1,5 +1,7 @@
 //! `testbed demo`: claims become logical volumes on real nodes, shown step by step, every step checked.
 
+mod weights;
+
 use std::process::ExitCode;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
@@ -9,7 +11,7 @@ use clap::Args;
 use quarry_tests::artifacts::BUSYBOX;
 use quarry_tests::cluster::kubectl::{Kubectl, pod_ready, text};
 use quarry_tests::cluster::release::Release;
-use quarry_tests::cluster::{Cluster, NodeSettings, Parts, control};
+use quarry_tests::cluster::{Cluster, INSIDE, NodeSettings, Parts, control};
 use quarry_tests::command::Command;
 use quarry_tests::progress::Progress;
 use quarry_tests::wait;
@@ -26,6 +28,13 @@ pub struct Arguments {
 
 const NODES: [&str; 2] = ["quarry-1", "quarry-2"];
 const PODS: [&str; 2] = ["demo-0", "demo-1"];
+/// Has driver and capacity-reporter serve metrics on the nodes' addresses.
+const METRICS: [&str; 4] = [
+    "driver.http.host=0.0.0.0",
+    "driver.http.port=9808",
+    "capacityReporter.http.host=0.0.0.0",
+    "capacityReporter.http.port=9809",
+];
 /// How long pods with volumes may take to run, under emulation on a busy machine.
 const RUN_LIMIT: Duration = Duration::from_secs(240);
 
@@ -56,7 +65,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         Ok((parts, "Kubernetes, Helm, csi-provisioner and the driver's image are there".to_owned()))
     })?;
     let cluster = demo.step("cluster", |demo| {
-        let cluster = parts.start(NODES.map(NodeSettings::usual).to_vec(), &demo.progress)?;
+        let slow = NodeSettings { data_disk_iops: Some(weights::IOPS), ..NodeSettings::usual(NODES[0]) };
+        let cluster = parts.start(vec![slow, NodeSettings::usual(NODES[1])], &demo.progress)?;
         let version = text(&cluster.kubectl().get("node quarry-1")?, "/status/nodeInfo/kubeletVersion").to_owned();
         Ok((cluster, format!("2 nodes Ready, Kubernetes {version}")))
     })?;
@@ -75,6 +85,17 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     if arguments.keep {
         println!("\nStill there: the pod demo-0 with its volume. Try\n");
         println!("  kubectl exec demo-0 -- df -h /data");
+        println!("\nMetrics, for Prometheus, in the cluster's own network:\n");
+        let inside = cluster.folder().join(INSIDE);
+        for address in cluster.addresses() {
+            let url = |port: u16| format!("http://{address}:{port}/metrics");
+            println!(
+                "  {} curl {}   # the driver's; the capacity-reporter's: {}",
+                inside.display(),
+                url(9808),
+                url(9809)
+            );
+        }
         keep(cluster, &stopped)?;
     } else {
         Cluster::unshare(cluster)?.stop()?;
@@ -101,7 +122,7 @@ impl Demo {
     fn show(&mut self, cluster: &Cluster) -> Result<()> {
         let kubectl = cluster.kubectl();
         self.step("chart", |_| {
-            Release::of(cluster.folder()).install(&NODES, &[])?;
+            Release::of(cluster.folder()).install(&NODES, &[&weights::MODEL[..], &METRICS].concat())?;
             Ok(((), "installed by Helm, the driver is registered on both nodes".to_owned()))
         })?;
         let volumes = self.step("claims", |_| {
@@ -148,7 +169,8 @@ impl Demo {
             println!("{}: lvs\n{}", gone.node, lvs(cluster, &gone.node)?.trim_end());
             ensure!(lvs(cluster, &volumes[0].node)?.contains(&volumes[0].lv), "the other claim's volume is gone too");
             Ok(((), format!("{} and its LV on {} are gone, the other stays", gone.claim, gone.node)))
-        })
+        })?;
+        self.step("weights", |_| weights::show(cluster, &kubectl, NODES[0]).map(|shown| ((), shown)))
     }
 
     fn table(&self) {

@@ -1,0 +1,184 @@
+//! What a Prometheus sees of the cluster: every query of the dashboards has an answer, and alerts fire and clear.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use quarry_tests::cluster::bed::{Bed, RUN, scenario};
+use quarry_tests::cluster::objects::{Pod, claim, class};
+use quarry_tests::cluster::release::NAMESPACE;
+use quarry_tests::command::Command;
+use quarry_tests::process::{self, Child, Log};
+use quarry_tests::wait;
+use serde_json::Value;
+
+use crate::NODES;
+use crate::files;
+
+/// Metrics for whoever comes; a model of the disks, so that the kernel has facts about weights to tell; and weights that are
+/// not enforced, since the pods' classes are left alone.
+const VALUES: [&str; 14] = [
+    "driver.http.host=0.0.0.0",
+    "driver.http.port=9808",
+    "capacityReporter.http.host=0.0.0.0",
+    "capacityReporter.http.port=9809",
+    "monitoring.scrapeAnnotations=true",
+    "config.io.qosClasses=false",
+    "config.io.models[0].disk=vda",
+    "config.io.models[0].speed.readBps=1000000000",
+    "config.io.models[0].speed.readSequentialIops=100000",
+    "config.io.models[0].speed.readRandomIops=100000",
+    "config.io.models[0].speed.writeBps=1000000000",
+    "config.io.models[0].speed.writeSequentialIops=100000",
+    "config.io.models[0].speed.writeRandomIops=100000",
+    "config.io.weights=iocost",
+];
+const PORTS: [u16; 2] = [9808, 9809];
+/// How long an alert must last here, whatever the rule file says: its own times are tested by promtool.
+const FOR: &str = "5s";
+const WEIGHTY: &str = "test-observed";
+/// How long an alert may take to fire or to clear.
+const ALERT: Duration = Duration::from_secs(120);
+
+#[test]
+fn dashboards_have_answers_and_alerts_fire_and_clear() {
+    scenario("observed", |bed| {
+        bed.release.install(&NODES, &VALUES)?;
+        let outcome = observed(bed);
+        // The tests after this one need the usual driver.
+        bed.release.install(&NODES, &[])?;
+        outcome
+    });
+}
+
+fn observed(bed: &Bed) -> Result<()> {
+    let mut weighty = class(WEIGHTY, "ext4");
+    weighty["parameters"]["ioWeight"] = "800".into();
+    bed.apply(&[
+        weighty,
+        claim("weighty", WEIGHTY, "256Mi"),
+        claim("thick", "quarry-thick", "256Mi"),
+        claim("lost", "quarry-thin", "256Mi"),
+        Pod::new("writer").mounts("weighty").mounts("thick").mounts("lost").on(NODES[0]).script(WRITER).manifest(),
+    ])?;
+    bed.running("writer")?;
+    let prometheus = Prometheus::start(bed)?;
+    prometheus.fires("QuarryWeightNotEnforced", true)?;
+    answers(&prometheus)?;
+
+    // A volume that vanishes, until somebody accepts the loss.
+    let lost = bed.volume("lost")?;
+    bed.delete_pod("writer")?;
+    prometheus.fires("QuarryWeightNotEnforced", false)?;
+    bed.on(NODES[0], &format!("lvremove -y quarry/{}", lost.lv))?;
+    prometheus.fires("QuarryVolumesLost", true)?;
+    let driver = bed.release.pod_on(NODES[0])?;
+    let socket = "/var/lib/kubelet/plugins/lvm.quarry.storage/csi.sock";
+    bed.kubectl
+        .within(NAMESPACE)
+        .run(&format!("exec {driver} -c driver -- quarry-driver forget --csi-socket {socket} {}", lost.lv))?;
+    prometheus.fires("QuarryVolumesLost", false)?;
+
+    // A driver that is there and does not answer.
+    bed.on(NODES[0], "kill -STOP $(pidof quarry-driver)")?;
+    let fired = prometheus.fires("QuarryDriverDown", true);
+    bed.on(NODES[0], "kill -CONT $(pidof quarry-driver)")?;
+    fired?;
+    prometheus.fires("QuarryDriverDown", false)?;
+    bed.release.wait_ready(&NODES)?;
+    bed.kubectl.run(&format!("delete storageclass {WEIGHTY}")).map(drop)
+}
+
+/// Reads and writes, synced, on both kinds of volumes.
+const WRITER: &str = "trap 'exit 0' TERM; while :; do for v in weighty thick; do \
+    dd if=/dev/urandom of=/$v/data bs=64k count=16 conv=fsync 2>/dev/null; dd if=/$v/data of=/dev/null bs=64k iflag=direct 2>/dev/null; done; sleep 1 & wait $!; done";
+
+/// Every query of every dashboard has series, called as the legend says. What has not been for long enough is asked again.
+fn answers(prometheus: &Prometheus) -> Result<()> {
+    for query in files::dashboards().iter().flat_map(files::Dashboard::queries) {
+        let expression = query.filled_in("30s", "60s");
+        let what = format!("answer to {}: {expression}", query.place);
+        let series = wait::until(&what, RUN, Duration::from_secs(2), || {
+            let series = prometheus.query(&expression)?;
+            Ok((!series.is_empty()).then_some(series))
+        })?;
+        for label in query.labels() {
+            ensure!(series.iter().all(|one| one["metric"].get(&label).is_some()), "{}: no label {label}", query.place);
+        }
+    }
+    Ok(())
+}
+
+/// Debian's Prometheus in the cluster's network.
+struct Prometheus {
+    inside: PathBuf,
+    _child: Child,
+    _folder: tempfile::TempDir,
+}
+
+impl Prometheus {
+    const ADDRESS: &str = "127.0.0.1:9090";
+
+    /// Of every node's driver and reporter.
+    fn start(bed: &Bed) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let rules = files::text("manifests/chart/alerts/quarry.yaml");
+        let mut quick = String::new();
+        for line in rules.lines() {
+            match line.trim_start().starts_with("for: ") {
+                true => writeln!(quick, "{}for: {FOR}", &line[..line.len() - line.trim_start().len()])?,
+                false => writeln!(quick, "{line}")?,
+            }
+        }
+        let (rules, config) = (folder.path().join("rules.yaml"), folder.path().join("prometheus.yaml"));
+        std::fs::write(&rules, quick)?;
+        let addresses = NODES.iter().map(|node| address(bed, node)).collect::<Result<Vec<_>>>()?;
+        let targets = addresses.iter().flat_map(|address| PORTS.map(|port| format!("\"{address}:{port}\"")));
+        let text = format!(
+            "global: {{scrape_interval: 3s, evaluation_interval: 3s}}\nrule_files: [{}]\nscrape_configs:\n  - job_name: \
+             quarry\n    static_configs:\n      - targets: [{}]\n        labels: {{cluster: test}}\n",
+            rules.display(),
+            targets.collect::<Vec<_>>().join(", ")
+        );
+        std::fs::write(&config, text)?;
+        let inside = bed.inside();
+        let command = Command::new(&inside).arg("prometheus").args([
+            format!("--config.file={}", config.display()),
+            format!("--storage.tsdb.path={}", folder.path().join("data").display()),
+            format!("--web.listen-address={}", Self::ADDRESS),
+        ]);
+        let child = process::start(&command, Log::File(&folder.path().join("log")))?;
+        let prometheus = Self { inside, _child: child, _folder: folder };
+        let targets = NODES.len() * PORTS.len();
+        wait::until("scrape of every driver and reporter", RUN, Duration::from_secs(2), || {
+            let up = prometheus.query("up == 1").unwrap_or_default();
+            Ok((up.len() == targets).then_some(()))
+        })?;
+        Ok(prometheus)
+    }
+
+    fn query(&self, expression: &str) -> Result<Vec<Value>> {
+        let url = format!("http://{}", Self::ADDRESS);
+        let command = Command::new(&self.inside).args(["promtool", "query", "instant", "-o", "json", &url, expression]);
+        let text = process::run(&command, Duration::from_secs(60))?.success()?.stdout_text();
+        let answer: Value = serde_json::from_str(&text).with_context(|| format!("no JSON: {text:?}"))?;
+        answer.as_array().cloned().with_context(|| format!("no list of series: {text}"))
+    }
+
+    /// Waits until an alert of the first node fires, or does not any more.
+    fn fires(&self, alert: &str, whether: bool) -> Result<()> {
+        let expression = format!("ALERTS{{alertname=\"{alert}\", alertstate=\"firing\", node=\"{}\"}}", NODES[0]);
+        let what = if whether { format!("alert {alert}") } else { format!("end of alert {alert}") };
+        wait::until(&what, ALERT, Duration::from_secs(2), || {
+            Ok((self.query(&expression)?.is_empty() != whether).then_some(()))
+        })
+    }
+}
+
+fn address(bed: &Bed, node: &str) -> Result<String> {
+    let object = bed.kubectl.get(&format!("node {node}"))?;
+    let addresses = object["status"]["addresses"].as_array().context("the node has no addresses")?;
+    let internal = addresses.iter().find(|address| address["type"] == "InternalIP").context("no InternalIP")?;
+    Ok(internal["address"].as_str().unwrap_or_default().to_owned())
+}
