@@ -9,9 +9,10 @@ use quarry_capacity_reporter::apply::RequestError;
 use quarry_capacity_reporter::telemetry as reporter;
 use quarry_driver::config::Config;
 use quarry_driver::engine::inventory::{ClassFigures, Inventory, VolumeFigures, of_group, of_pools};
-use quarry_driver::engine::sampler::{Sample, Traffic};
+use quarry_driver::engine::sampler::Sample;
 use quarry_driver::engine::{Fill, Reading};
 use quarry_driver::exec::Kind;
+use quarry_driver::io::block_stat::BlockStat;
 use quarry_driver::io::facts::{DiskFacts, ModelFacts};
 use quarry_driver::io::{Reason, State};
 use quarry_driver::lvm::metadata::assemble::{Completeness, GroupState, MetadataRoom};
@@ -128,11 +129,13 @@ impl Driver {
             targets: vec!["/target".to_owned()],
             sample: Sample {
                 used: Some((1 << 20) + ticks * 65_536),
-                traffic: Some(Traffic {
+                traffic: Some(BlockStat {
                     reads: ticks * times,
                     read_bytes: ticks * times * 4096,
                     writes: ticks * times,
                     written_bytes: ticks * times * 8192,
+                    queued_ms: 0,
+                    flushes: 0,
                 }),
                 disks: vec!["vdc".to_owned()],
                 device_seconds: vec![("vdc".to_owned(), f64::from(u32::try_from(ticks * times).unwrap()) / 100.0)],

@@ -73,7 +73,6 @@ impl Engine {
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn failed(error: impl std::error::Error + 'static) -> Failure {
     Failure::Failed(chain(&error))
 }

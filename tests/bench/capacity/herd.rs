@@ -219,7 +219,7 @@ fn arguments(node: &str, socket: &Path) -> Result<RunArgs> {
     let line = ["reporter", "run", "--node-name", node, "--namespace", NAMESPACE, "--csi-socket"].map(PathBuf::from);
     match Cli::try_parse_from(line.into_iter().chain([socket.to_owned()]))?.command {
         ReporterCommand::Run(args) => Ok(args),
-        ReporterCommand::Clean(_) => bail!("`run` is not `clean`"),
+        other => bail!("`run` is not {other:?}"),
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 use quarry_proto::csi::v1 as csi;
 use quarry_proto::csi::v1::volume_capability::{AccessMode, AccessType, MountVolume};
+use quarry_tests::bench::median;
 use quarry_tests::in_vm::{Csi, DriverUnderTest, VolumeGroup};
 use serde::Serialize;
 use tokio::runtime::Runtime;

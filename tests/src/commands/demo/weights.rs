@@ -61,11 +61,10 @@ pub fn show(cluster: &Cluster, kubectl: &Kubectl, node: &str) -> Result<String> 
     wait::until("weights in the pods' cgroups", LIMIT, Duration::from_secs(1), enforced)?;
 
     println!("{}", PODS.map(|(name, weight)| format!("{:<36}", format!("{name}, weight {weight}"))).concat());
-    let mut reads = counted(cluster, node, &devices)?;
+    let mut reads = counted(cluster, node, &devices, Duration::ZERO)?;
     let mut sum = [0.0, 0.0];
     for _ in 0..LINES {
-        std::thread::sleep(PERIOD);
-        let now = counted(cluster, node, &devices)?;
+        let now = counted(cluster, node, &devices, PERIOD)?;
         let seconds = now.0 - reads.0;
         let rates: Vec<f64> = now.1.iter().zip(&reads.1).map(|(now, before)| (now - before) / seconds).collect();
         reads = now;
@@ -88,10 +87,10 @@ pub fn show(cluster: &Cluster, kubectl: &Kubectl, node: &str) -> Result<String> 
     Ok(format!("weights 100 and 800 on one disk got 1:{ratio:.1} of its {IOPS} operations a second"))
 }
 
-/// Seconds since the node's start, and reads of each device since it is there.
-fn counted(cluster: &Cluster, node: &str, devices: &[String]) -> Result<(f64, Vec<f64>)> {
+/// After a while: seconds since the node's start, and reads of each device since it is there.
+fn counted(cluster: &Cluster, node: &str, devices: &[String], after: Duration) -> Result<(f64, Vec<f64>)> {
     let files: Vec<String> = devices.iter().map(|device| format!("/sys/dev/block/{device}/stat")).collect();
-    let text = on(cluster, node, &format!("cat /proc/uptime {}", files.join(" ")))?;
+    let text = on(cluster, node, &format!("sleep {}; cat /proc/uptime {}", after.as_secs(), files.join(" ")))?;
     let firsts = text.lines().map(|line| {
         let first = line.split_whitespace().next().and_then(|word| word.parse::<f64>().ok());
         first.with_context(|| format!("no counter: {line:?}"))
