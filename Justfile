@@ -17,7 +17,7 @@ test *parts:
     # end themselves at theirs (tests/src/suite/budget.rs). Another part that takes longer is marked, not failed: a first run builds much.
     declare -A budget=(
         [fmt]=10 [lint]=180 [unit]=180 [deny]=30 [image-recipe]=60 [chart]=60 [observe]=120
-        [kernel]=3000 [kernel-udev]=1800 [sanity]=1500 [cluster]=3600 [capacity]=3600 [faults]=1800 [isolation]=1200 [power]=1200 [crash]=3600 [crash-sample]=600 [long]=14400
+        [kernel]=3000 [kernel-udev]=1800 [sanity]=1500 [cluster]=3600 [capacity]=3600 [faults]=1800 [isolation]=1200 [power]=1200 [crash]=5400 [crash-sample]=600 [long]=14400
     )
     (($# > 0)) || set -- fmt lint unit deny image-recipe chart observe kernel kernel-udev sanity cluster capacity faults power crash isolation
     for part in "$@"; do

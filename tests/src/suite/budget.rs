@@ -48,7 +48,7 @@ pub fn budget(suite: Suite) -> Duration {
         Suite::Faults => 30,
         Suite::Isolation => 20,
         Suite::Sanity => 25,
-        Suite::Crash => 60,
+        Suite::Crash => 90,
         Suite::Cluster => 60,
         Suite::Capacity => 60,
         Suite::Power => 20,
