@@ -53,6 +53,11 @@ test *parts:
 bench *args: _testbed
     @{{ testbed }} bench "$@"
 
+# Draw the dashboards anew, for docs/pictures, from what a Prometheus sees of a test cluster.
+pictures: _testbed
+    mkdir -p docs/pictures
+    QUARRY_PICTURES="$PWD/docs/pictures" {{ testbed }} suite cluster -- observe::
+
 # A command on a node of the cluster that `demo --keep` left running, e.g. `node quarry-1 lvs`.
 node *args: _testbed
     @{{ testbed }} node "$@"

@@ -11,6 +11,7 @@ mod driver;
 mod files;
 mod nodes;
 mod observe;
+mod picture;
 mod shares;
 mod volumes;
 

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, ensure};
 use quarry_tests::cluster::bed::{Bed, RUN, scenario};
@@ -13,8 +13,8 @@ use quarry_tests::process::{self, Child, Log};
 use quarry_tests::wait;
 use serde_json::Value;
 
-use crate::NODES;
-use crate::files;
+use crate::picture::{self, Answers};
+use crate::{NODES, files};
 
 /// Metrics for whoever comes; a model of the disks, so that the kernel has facts about weights to tell; and weights that are
 /// not enforced, since the pods' classes are left alone.
@@ -38,6 +38,10 @@ const PORTS: [u16; 2] = [9808, 9809];
 /// How long an alert must last here, whatever the rule file says: its own times are tested by promtool.
 const FOR: &str = "5s";
 const WEIGHTY: &str = "test-observed";
+/// Where to draw the dashboards, for the documentation; nowhere unless it is set.
+const PICTURES: &str = "QUARRY_PICTURES";
+/// The time that pictures show.
+const SHOWN: Duration = Duration::from_secs(600);
 /// How long an alert may take to fire or to clear.
 const ALERT: Duration = Duration::from_secs(120);
 
@@ -66,6 +70,13 @@ fn observed(bed: &Bed) -> Result<()> {
     let prometheus = Prometheus::start(bed)?;
     prometheus.fires("QuarryWeightNotEnforced", true)?;
     answers(&prometheus)?;
+    if let Some(folder) = std::env::var_os(PICTURES) {
+        for dashboard in files::dashboards() {
+            let file = PathBuf::from(&folder).join(dashboard.file.replace(".json", ".svg"));
+            std::fs::write(&file, picture::draw(&dashboard, &prometheus)?)
+                .with_context(|| format!("cannot write {}", file.display()))?;
+        }
+    }
 
     // A volume that vanishes, until somebody accepts the loss.
     let lost = bed.volume("lost")?;
@@ -90,29 +101,41 @@ fn observed(bed: &Bed) -> Result<()> {
     bed.kubectl.run(&format!("delete storageclass {WEIGHTY}")).map(drop)
 }
 
-/// Reads and writes, synced, on both kinds of volumes.
+/// Reads and writes, synced, on both kinds of volumes, and fills the thin one slowly.
 const WRITER: &str = "trap 'exit 0' TERM; while :; do for v in weighty thick; do \
-    dd if=/dev/urandom of=/$v/data bs=64k count=16 conv=fsync 2>/dev/null; dd if=/$v/data of=/dev/null bs=64k iflag=direct 2>/dev/null; done; sleep 1 & wait $!; done";
+    dd if=/dev/urandom of=/$v/data bs=64k count=16 conv=fsync 2>/dev/null; dd if=/$v/data of=/dev/null bs=64k iflag=direct 2>/dev/null; done; \
+    head -c 131072 /dev/urandom >> /weighty/log; sync; sleep 1 & wait $!; done";
 
 /// Every query of every dashboard has series, called as the legend says. What has not been for long enough is asked again.
 fn answers(prometheus: &Prometheus) -> Result<()> {
-    for query in files::dashboards().iter().flat_map(files::Dashboard::queries) {
-        let expression = query.filled_in("30s", "60s");
-        let what = format!("answer to {}: {expression}", query.place);
-        let series = wait::until(&what, RUN, Duration::from_secs(2), || {
+    let mut left: Vec<files::Query> = files::dashboards().iter().flat_map(files::Dashboard::queries).collect();
+    let mut unanswered = String::new();
+    let all = wait::until("answers to all queries of the dashboards", RUN, Duration::from_secs(2), || {
+        let mut again = Vec::new();
+        unanswered.clear();
+        for query in std::mem::take(&mut left) {
+            let expression = query.filled_in("30s", "60s");
             let series = prometheus.query(&expression)?;
-            Ok((!series.is_empty()).then_some(series))
-        })?;
-        for label in query.labels() {
-            ensure!(series.iter().all(|one| one["metric"].get(&label).is_some()), "{}: no label {label}", query.place);
+            if series.is_empty() {
+                writeln!(unanswered, "{}: {expression}", query.place)?;
+                again.push(query);
+                continue;
+            }
+            for label in query.labels() {
+                ensure!(series.iter().all(|one| one["metric"].get(&label).is_some()), "{}: no {label}", query.place);
+            }
         }
-    }
-    Ok(())
+        left = again;
+        Ok(left.is_empty().then_some(()))
+    });
+    all.with_context(|| format!("these have none:\n{unanswered}"))
 }
 
 /// Debian's Prometheus in the cluster's network.
 struct Prometheus {
     inside: PathBuf,
+    /// When it was started, in seconds since 1970.
+    begin: u64,
     _child: Child,
     _folder: tempfile::TempDir,
 }
@@ -149,7 +172,8 @@ impl Prometheus {
             format!("--web.listen-address={}", Self::ADDRESS),
         ]);
         let child = process::start(&command, Log::File(&folder.path().join("log")))?;
-        let prometheus = Self { inside, _child: child, _folder: folder };
+        let begin = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+        let prometheus = Self { inside, begin, _child: child, _folder: folder };
         let targets = NODES.len() * PORTS.len();
         wait::until("scrape of every driver and reporter", RUN, Duration::from_secs(2), || {
             let up = prometheus.query("up == 1").unwrap_or_default();
@@ -159,8 +183,13 @@ impl Prometheus {
     }
 
     fn query(&self, expression: &str) -> Result<Vec<Value>> {
+        self.ask(&["instant"], expression)
+    }
+
+    fn ask(&self, how: &[&str], expression: &str) -> Result<Vec<Value>> {
         let url = format!("http://{}", Self::ADDRESS);
-        let command = Command::new(&self.inside).args(["promtool", "query", "instant", "-o", "json", &url, expression]);
+        let command = Command::new(&self.inside).args(["promtool", "query"]).args(how);
+        let command = command.args(["-o", "json", &url, expression]);
         let text = process::run(&command, Duration::from_secs(60))?.success()?.stdout_text();
         let answer: Value = serde_json::from_str(&text).with_context(|| format!("no JSON: {text:?}"))?;
         answer.as_array().cloned().with_context(|| format!("no list of series: {text}"))
@@ -181,4 +210,16 @@ fn address(bed: &Bed, node: &str) -> Result<String> {
     let addresses = object["status"]["addresses"].as_array().context("the node has no addresses")?;
     let internal = addresses.iter().find(|address| address["type"] == "InternalIP").context("no InternalIP")?;
     Ok(internal["address"].as_str().unwrap_or_default().to_owned())
+}
+
+impl Answers for Prometheus {
+    fn now(&self, query: &str) -> Result<Vec<Value>> {
+        self.query(query)
+    }
+
+    fn over_time(&self, query: &str) -> Result<Vec<Value>> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+        let begin = self.begin.max(now.saturating_sub(SHOWN.as_secs()));
+        self.ask(&["range", &format!("--start={begin}"), &format!("--end={now}"), "--step=3s"], query)
+    }
 }
