@@ -93,10 +93,18 @@ pub(super) fn run_side_by_side(programs: &[Program], machine: impl Fn(&Program, 
 }
 
 /// Shows what a program writes: at once, or, where another one writes too, in whole lines.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shown {
     whole_lines: bool,
     pending: Vec<u8>,
+}
+
+impl Drop for Shown {
+    /// What a program that was killed had begun to say.
+    fn drop(&mut self) {
+        self.whole_lines = false;
+        self.show(b"");
+    }
 }
 
 impl Shown {
@@ -127,7 +135,7 @@ fn in_machine(program: &Program, spec: VmSpec) -> Result<Verdict> {
     let mut vm = Vm::boot(spec)?;
     eprintln!("testbed: suite {}: machine up after {:.1} s", program.name, begin.elapsed().as_secs_f32());
     let mut output = Vec::new();
-    let mut shown = Shown { whole_lines: program.side_by_side, ..Shown::default() };
+    let mut shown = Shown { whole_lines: program.side_by_side, pending: Vec::new() };
     let ended =
         vm.run_streaming(
             &program.command,
@@ -140,6 +148,7 @@ fn in_machine(program: &Program, spec: VmSpec) -> Result<Verdict> {
                 Stream::Stderr => drop(std::io::stderr().write_all(bytes)),
             },
         );
+    drop(shown);
     let verdict = ended.map(|exit| judge(exit, closing(&String::from_utf8_lossy(&output))));
     for finding in vm.findings() {
         eprintln!("testbed: suite {}: console: {}", program.name, finding.line);
