@@ -83,7 +83,7 @@ fn series(panel: &Value, ask: impl Fn(&str) -> Result<Vec<Value>>) -> Result<Vec
                 text: target["expr"].as_str().unwrap_or_default().to_owned(),
                 legend: target["legendFormat"].as_str().unwrap_or_default().to_owned(),
             };
-            Ok(ask(&query.filled_in("30s", "120s"))?.iter().map(|one| read(one, &query.legend)).collect())
+            Ok(ask(&query.filled_in("30s", "2m"))?.iter().map(|one| read(one, &query.legend)).collect())
         })
         .collect()
 }

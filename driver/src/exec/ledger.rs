@@ -20,7 +20,7 @@ pub struct Kind {
 pub struct Counts {
     /// Started.
     pub started: BTreeMap<Kind, u64>,
-    /// Killed at their limit.
+    /// Killed at their limit; 0 of those of which none was, so that the first one is seen as an increase.
     pub killed: BTreeMap<Kind, u64>,
     /// For how long those ran that are gone, together.
     pub time: BTreeMap<Kind, Duration>,
@@ -63,6 +63,7 @@ impl Ledger {
         pages.next += 1;
         pages.running.insert(number, (line, Instant::now()));
         *pages.counts.started.entry(kind.clone()).or_default() += 1;
+        pages.counts.killed.entry(kind.clone()).or_default();
         drop(pages);
         Entry { ledger: Arc::clone(ledger), number, kind }
     }
