@@ -42,7 +42,7 @@ const WRONG: &str = "test-observed-wrong";
 /// Where to draw the dashboards, for the documentation; nowhere unless it is set.
 const PICTURES: &str = "QUARRY_PICTURES";
 /// The time that pictures show.
-const SHOWN: Duration = Duration::from_secs(600);
+const SHOWN: Duration = Duration::from_secs(300);
 /// How long an alert may take to fire or to clear.
 const ALERT: Duration = Duration::from_secs(120);
 
@@ -79,6 +79,9 @@ fn observed(bed: &Bed) -> Result<()> {
     bed.running("later")?;
     answers(&prometheus)?;
     if let Some(folder) = std::env::var_os(PICTURES) {
+        wait::until("figures of a while", 2 * SHOWN, Duration::from_secs(2), || {
+            Ok((now()? >= prometheus.begin + SHOWN.as_secs()).then_some(()))
+        })?;
         for dashboard in files::dashboards() {
             let file = PathBuf::from(&folder).join(dashboard.file.replace(".json", ".svg"));
             std::fs::write(&file, picture::draw(&dashboard, &prometheus)?)
@@ -90,7 +93,10 @@ fn observed(bed: &Bed) -> Result<()> {
     let lost = bed.volume("lost")?;
     bed.delete_pod("writer")?;
     prometheus.fires("QuarryWeightNotEnforced", false)?;
-    bed.on(NODES[0], &format!("lvremove -y quarry/{}", lost.lv))?;
+    // Its pod is gone, and it is unmounted a moment later.
+    wait::until("end of the volume's last use", RUN, Duration::from_secs(1), || {
+        Ok(bed.on(NODES[0], &format!("lvremove -y quarry/{}", lost.lv)).ok())
+    })?;
     prometheus.fires("QuarryVolumesLost", true)?;
     let driver = bed.release.pod_on(NODES[0])?;
     let socket = "/var/lib/kubelet/plugins/lvm.quarry.storage/csi.sock";
@@ -186,7 +192,7 @@ impl Prometheus {
             format!("--web.listen-address={}", Self::ADDRESS),
         ]);
         let child = process::start(&command, Log::File(&folder.path().join("log")))?;
-        let begin = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+        let begin = now()?;
         let prometheus = Self { inside, begin, _child: child, _folder: folder };
         let targets = NODES.len() * PORTS.len();
         wait::until("scrape of every driver and reporter", RUN, Duration::from_secs(2), || {
@@ -219,6 +225,11 @@ impl Prometheus {
     }
 }
 
+/// In seconds since 1970.
+fn now() -> Result<u64> {
+    Ok(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs())
+}
+
 fn address(bed: &Bed, node: &str) -> Result<String> {
     let object = bed.kubectl.get(&format!("node {node}"))?;
     let addresses = object["status"]["addresses"].as_array().context("the node has no addresses")?;
@@ -232,7 +243,7 @@ impl Answers for Prometheus {
     }
 
     fn over_time(&self, query: &str) -> Result<Vec<Value>> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+        let now = now()?;
         let begin = self.begin.max(now.saturating_sub(SHOWN.as_secs()));
         self.ask(&["range", &format!("--start={begin}"), &format!("--end={now}"), "--step=3s"], query)
     }
