@@ -13,14 +13,18 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use quarry_proto::csi::v1 as csi;
 use quarry_tests::bench::{self, median};
-use quarry_tests::in_vm::{self, DriverSpec, DriverUnderTest};
+use quarry_tests::in_vm::{self, DriverSpec, DriverUnderTest, lvm};
 use serde::Serialize;
 
 /// Where the driver serves HTTP.
 const ADDRESS: &str = "127.0.0.1:9808";
-const VOLUMES: [usize; 3] = [10, 1000, 5000];
+const VOLUMES: [usize; 4] = [0, 100, 1000, 5000];
 /// Scrapes for each line of the table.
 const SCRAPES: usize = 50;
+/// What a driver runs for each scrape that has no model of its own, as OpenEBS LocalPV-LVM does.
+const REPORTS: [&str; 3] = ["lvs", "vgs", "pvs"];
+/// How often these are run for each line of the table.
+const RUNS: usize = 5;
 
 fn main() -> ExitCode {
     bench::main("scrape", run)
@@ -51,6 +55,12 @@ struct Row {
     ratio: f64,
     /// Processes that the driver started meanwhile.
     processes: f64,
+    /// The driver's resident memory after that, in MiB.
+    resident_mib: f64,
+    /// The median of `lvs`, `vgs` and `pvs`, one after the other, each with all of its fields.
+    reports_ms: f64,
+    /// How many scrapes that is.
+    reports_ratio: f64,
 }
 
 fn run() -> Result<Results> {
@@ -64,7 +74,7 @@ fn run() -> Result<Results> {
             spec.arguments = vec![format!("--http-address={ADDRESS}"), format!("--volume-metrics={each_volume}")];
             let driver = DriverUnderTest::start(spec)?;
             runtime.block_on(serves(&driver, volumes))?;
-            rows.push(measure(volumes, each_volume)?);
+            rows.push(measure(&driver, volumes, each_volume)?);
         }
     }
     Ok(Results { machine: in_vm::describe()?, rows })
@@ -78,7 +88,7 @@ async fn serves(driver: &DriverUnderTest, volumes: usize) -> Result<()> {
     Ok(())
 }
 
-fn measure(volumes: usize, each_volume: bool) -> Result<Row> {
+fn measure(driver: &DriverUnderTest, volumes: usize, each_volume: bool) -> Result<Row> {
     let text = get("/metrics")?.1;
     let before = started(&text);
     let livez = times("/livez")?;
@@ -88,6 +98,8 @@ fn measure(volumes: usize, each_volume: bool) -> Result<Row> {
     let of_volumes = text.lines().filter(|line| line.starts_with("quarry_volume_info{")).count();
     ensure!(of_volumes == if each_volume { volumes } else { 0 }, "{of_volumes} volumes are in the text");
     let (livez_ms, scrape_ms) = (median(&livez)?, median(&scrapes)?);
+    let resident_mib = bench::resident_mib(driver.pid().context("the driver does not run")?)?;
+    let reports_ms = median(&(0..RUNS).map(|_| reports()).collect::<Result<Vec<f64>>>()?)?;
     Ok(Row {
         volumes,
         each_volume,
@@ -98,7 +110,19 @@ fn measure(volumes: usize, each_volume: bool) -> Result<Row> {
         worst_ms: scrapes.iter().copied().fold(0.0, f64::max),
         ratio: scrape_ms / livez_ms,
         processes,
+        resident_mib,
+        reports_ms,
+        reports_ratio: reports_ms / scrape_ms,
     })
+}
+
+/// Milliseconds of the processes that would be run instead.
+fn reports() -> Result<f64> {
+    let begin = Instant::now();
+    for program in REPORTS {
+        lvm(program, &["-a", "-o", "all", "--reportformat", "json", "--units", "b"])?.success()?;
+    }
+    Ok(begin.elapsed().as_secs_f64() * 1e3)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a text is far shorter than a float is exact")]
@@ -135,15 +159,25 @@ impl fmt::Display for Results {
         writeln!(f, "{}", self.machine)?;
         writeln!(
             f,
-            "\n{:>8} {:>12} {:>8} {:>8} {:>10} {:>11} {:>10} {:>8} {:>10}",
-            "volumes", "each volume", "series", "KiB", "livez, ms", "scrape, ms", "worst, ms", "ratio", "processes"
+            "\n{:>8} {:>12} {:>8} {:>8} {:>10} {:>11} {:>10} {:>8} {:>10} {:>12} {:>17} {:>10}",
+            "volumes",
+            "each volume",
+            "series",
+            "KiB",
+            "livez, ms",
+            "scrape, ms",
+            "worst, ms",
+            "x livez",
+            "processes",
+            "memory, MiB",
+            "lvs+vgs+pvs, ms",
+            "x scrape"
         )?;
         for row in &self.rows {
-            let Row { volumes, each_volume, series, kib, livez_ms, scrape_ms, worst_ms, ratio, processes } = row;
-            writeln!(
-                f,
-                "{volumes:>8} {each_volume:>12} {series:>8} {kib:>8.0} {livez_ms:>10.2} {scrape_ms:>11.2} {worst_ms:>10.2} {ratio:>8.1} {processes:>10}"
-            )?;
+            write!(f, "{:>8} {:>12} {:>8} {:>8.0}", row.volumes, row.each_volume, row.series, row.kib)?;
+            write!(f, " {:>10.2} {:>11.2} {:>10.2}", row.livez_ms, row.scrape_ms, row.worst_ms)?;
+            write!(f, " {:>8.1} {:>10} {:>12.1}", row.ratio, row.processes, row.resident_mib)?;
+            writeln!(f, " {:>17.0} {:>10.0}", row.reports_ms, row.reports_ratio)?;
         }
         Ok(())
     }

@@ -62,3 +62,14 @@ pub fn median(samples: &[f64]) -> Result<f64> {
     samples.sort_by(f64::total_cmp);
     samples.get(samples.len() / 2).copied().context("no samples")
 }
+
+/// A process's resident memory in MiB.
+///
+/// # Errors
+/// There is no such process.
+pub fn resident_mib(pid: i32) -> Result<f64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+    let kib: f64 = line.split_whitespace().next().context("no number")?.parse()?;
+    Ok(kib / 1024.0)
+}

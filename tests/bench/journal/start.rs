@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 use quarry_proto::csi::v1 as csi;
+use quarry_tests::bench;
 use quarry_tests::in_vm::DriverUnderTest;
 use serde::Serialize;
 use tokio::runtime::Runtime;
@@ -40,7 +41,7 @@ pub fn measure(runtime: &Runtime) -> Result<Vec<Row>> {
         driver.launch()?;
         runtime.block_on(serves(&driver, volumes))?;
         let again_s = begin.elapsed().as_secs_f64();
-        let resident_mib = resident(driver.pid().context("the driver does not run")?)?;
+        let resident_mib = bench::resident_mib(driver.pid().context("the driver does not run")?)?;
         let ratio = rows.first().map_or(1.0, |first| again_s / first.again_s);
         rows.push(Row { volumes, first_s, again_s, ratio, resident_mib });
     }
@@ -54,12 +55,4 @@ async fn serves(driver: &DriverUnderTest, volumes: usize) -> Result<()> {
     let listed = csi.controller.list_volumes(csi::ListVolumesRequest::default()).await?.into_inner().entries.len();
     ensure!(listed == volumes, "{listed} volumes are listed, there should be {volumes}");
     Ok(())
-}
-
-/// Resident memory in MiB.
-fn resident(pid: i32) -> Result<f64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
-    let kib: f64 = line.split_whitespace().next().context("no number")?.parse()?;
-    Ok(kib / 1024.0)
 }
