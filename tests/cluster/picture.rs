@@ -210,7 +210,11 @@ fn table(panel: &Value, answers: &impl Answers, w: f64, h: f64) -> Result<String
         }
     }
     let names: BTreeSet<&String> = rows.keys().flat_map(BTreeMap::keys).collect();
-    let letters = (b'A'..=b'Z').map(|letter| format!("Value #{}", char::from(letter)));
+    // Grafana calls the only query's column so, and several by their letters.
+    let letters = (b'A'..=b'Z').map(|letter| match all.len() {
+        1 => "Value".to_owned(),
+        _ => format!("Value #{}", char::from(letter)),
+    });
     let values: Vec<(usize, String)> =
         (0..all.len()).zip(letters).filter(|(_, name)| !hidden(name)).map(|(n, name)| (n, called(&name))).collect();
     let width = (w - 16.0) / f64::from(u32::try_from((names.len() + values.len()).max(1))?);
