@@ -64,10 +64,6 @@ impl From<LeaveError> for Status {
     }
 }
 
-fn no_shares() -> Status {
-    Status::failed_precondition("the driver sets no weights and limits: its notes in io.json cannot be read")
-}
-
 fn calibrated((disk, outcome): (String, Result<Calibration, Failure>)) -> proto::CalibratedDisk {
     match outcome {
         Err(failure) => proto::CalibratedDisk { disk, problem: failure.to_string(), ..Default::default() },
@@ -114,7 +110,7 @@ impl Admin for AdminService {
     ) -> Result<Response<proto::CalibrateResponse>, Status> {
         let names = request.into_inner().disks;
         let Some(calibrator) = self.calibrator.clone() else {
-            return Err(no_shares());
+            return Err(status::no_shares());
         };
         let volume = names.join(", ");
         // Cut off with the driver: what is left of it is removed at the next start.
@@ -128,7 +124,7 @@ impl Admin for AdminService {
         &self,
         _: Request<proto::RestoreIoRequest>,
     ) -> Result<Response<proto::RestoreIoResponse>, Status> {
-        let Some(shares) = self.shares.clone() else { return Err(no_shares()) };
+        let Some(shares) = self.shares.clone() else { return Err(status::no_shares()) };
         let left = tokio::task::spawn_blocking(move || shares.leave()).await;
         let left = left.map_err(|error| Status::internal(format!("putting back was cut off: {error}")))?;
         let answer = |count: usize| proto::RestoreIoResponse { put_back: u64::try_from(count).unwrap_or(u64::MAX) };

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::codegen::BoxStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::csi::status::no_shares;
 use crate::engine::{Change, Engine, Listener};
 use crate::io::{Control, State};
 use crate::volume::LvName;
@@ -80,9 +81,7 @@ impl Capacity for CapacityService {
         &self,
         _: Request<proto::SharesRequest>,
     ) -> Result<Response<BoxStream<proto::SharesResponse>>, Status> {
-        let control = self.shares.clone().ok_or_else(|| {
-            Status::failed_precondition("the driver sets no weights and limits: its notes in io.json cannot be read")
-        })?;
+        let control = self.shares.clone().ok_or_else(no_shares)?;
         let engine = Arc::clone(&self.engine);
         let told = (control.news(), true);
         let next = move |(mut news, first): (watch::Receiver<u64>, bool)| {

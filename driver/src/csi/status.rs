@@ -39,6 +39,12 @@ pub fn answer<T>(volume: &str, result: Result<T, impl Into<Status>>) -> Result<R
     result.map(Response::new).map_err(Into::into)
 }
 
+/// The refusal of a driver that could not read what it noted of weights and limits, and so sets none.
+#[must_use]
+pub fn no_shares() -> Status {
+    Status::failed_precondition("the driver sets no weights and limits: its notes in io.json cannot be read")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
