@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context as _, Result};
 use quarry_tests::cluster::bed::{Bed, RUN, scenario};
 use quarry_tests::cluster::objects::{Pod, claim, class};
-use quarry_tests::cluster::release::NAMESPACE;
+use quarry_tests::cluster::release::{METRICS, NAMESPACE};
 use quarry_tests::command::Command;
 use quarry_tests::process::{self, Child, Log};
 use quarry_tests::wait;
@@ -16,13 +16,9 @@ use serde_json::Value;
 use crate::picture::{self, Answers};
 use crate::{NODES, files};
 
-/// Metrics for whoever comes; a model of the disks, so that the kernel has facts about weights to tell; and weights that are
+/// A model of the disks, so that the kernel has facts about weights to tell; and weights that are
 /// not enforced, since the pods' classes are left alone.
-const VALUES: [&str; 14] = [
-    "driver.http.host=0.0.0.0",
-    "driver.http.port=9808",
-    "capacityReporter.http.host=0.0.0.0",
-    "capacityReporter.http.port=9809",
+const VALUES: [&str; 10] = [
     "monitoring.scrapeAnnotations=true",
     "config.io.qosClasses=false",
     "config.io.models[0].disk=vda",
@@ -49,7 +45,7 @@ const ALERT: Duration = Duration::from_secs(120);
 #[test]
 fn dashboards_have_answers_and_alerts_fire_and_clear() {
     scenario("observed", |bed| {
-        bed.release.install(&NODES, &VALUES)?;
+        bed.release.install(&NODES, &[&METRICS[..], &VALUES].concat())?;
         let outcome = observed(bed);
         // The tests after this one need the usual driver.
         bed.release.install(&NODES, &[])?;
@@ -136,13 +132,10 @@ fn answers(prometheus: &Prometheus) -> Result<()> {
                 continue;
             }
             // A label without a value is none: `blkid` is a program without a verb.
-            for label in query
-                .labels()
-                .iter()
-                .filter(|label| series.iter().all(|one| one["metric"].get(label.as_str()).is_none()))
-            {
+            let none_has = |label: &String| series.iter().all(|one| one["metric"].get(label).is_none());
+            if let Some(label) = query.labels().into_iter().find(none_has) {
                 writeln!(unanswered, "{}: no series has the label {label}: {expression}", query.place)?;
-                again.push(query.clone());
+                again.push(query);
             }
         }
         left = again;

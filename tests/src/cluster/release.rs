@@ -15,6 +15,13 @@ const RELEASE: &str = "quarry";
 pub const NAMESPACE: &str = "quarry";
 /// The driver's name in Kubernetes.
 pub const DRIVER: &str = "lvm.quarry.storage";
+/// Values that have driver and capacity-reporter serve metrics on the nodes' addresses, at 9808 and 9809.
+pub const METRICS: [&str; 4] = [
+    "driver.http.host=0.0.0.0",
+    "driver.http.port=9808",
+    "capacityReporter.http.host=0.0.0.0",
+    "capacityReporter.http.port=9809",
+];
 /// The pods of the DaemonSet.
 pub const PODS: &str = "app.kubernetes.io/name=quarry,app.kubernetes.io/component=node";
 

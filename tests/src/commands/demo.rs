@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
 use quarry_tests::artifacts::BUSYBOX;
 use quarry_tests::cluster::kubectl::{Kubectl, pod_ready, text};
-use quarry_tests::cluster::release::Release;
+use quarry_tests::cluster::release::{METRICS, Release};
 use quarry_tests::cluster::{Cluster, INSIDE, NodeSettings, Parts, control};
 use quarry_tests::command::Command;
 use quarry_tests::progress::Progress;
@@ -28,13 +28,6 @@ pub struct Arguments {
 
 const NODES: [&str; 2] = ["quarry-1", "quarry-2"];
 const PODS: [&str; 2] = ["demo-0", "demo-1"];
-/// Has driver and capacity-reporter serve metrics on the nodes' addresses.
-const METRICS: [&str; 4] = [
-    "driver.http.host=0.0.0.0",
-    "driver.http.port=9808",
-    "capacityReporter.http.host=0.0.0.0",
-    "capacityReporter.http.port=9809",
-];
 /// How long pods with volumes may take to run, under emulation on a busy machine.
 const RUN_LIMIT: Duration = Duration::from_secs(240);
 
