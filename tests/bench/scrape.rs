@@ -1,14 +1,17 @@
-//! What a scrape of `/metrics` costs with up to a thousand volumes, in a virtual machine (`testbed bench scrape`):
-//! time, size, and whether a process was started for it. Only ratios are to be believed.
+//! What a scrape of `/metrics` costs with up to a thousand volumes (`testbed bench scrape`): the whole driver, in a virtual
+//! machine (time, size, and whether a process was started for it; only ratios are to be believed), and its endpoint
+//! alone.
 
 #[path = "journal/crowd.rs"]
 mod crowd;
+#[path = "scrape/endpoint.rs"]
+mod endpoint;
+#[path = "scrape/http.rs"]
+mod http;
 
 use std::fmt;
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 use quarry_proto::csi::v1 as csi;
@@ -16,18 +19,21 @@ use quarry_tests::bench::{self, median};
 use quarry_tests::in_vm::{self, DriverSpec, DriverUnderTest, lvm};
 use serde::Serialize;
 
+use http::{get, kib, series, times};
+
 /// Where the driver serves HTTP.
 const ADDRESS: &str = "127.0.0.1:9808";
 const VOLUMES: [usize; 3] = [0, 100, 1000];
-/// Scrapes for each line of the table.
-const SCRAPES: usize = 50;
 /// What a driver runs for each scrape that has no model of its own, as OpenEBS LocalPV-LVM does.
 const REPORTS: [&str; 3] = ["lvs", "vgs", "pvs"];
 /// How often these are run for each line of the table.
 const RUNS: usize = 3;
 
 fn main() -> ExitCode {
-    bench::main("scrape", run)
+    match std::env::args().nth(1).as_deref() {
+        Some("endpoint") => bench::main("scrape", endpoint::run),
+        _ => bench::main("scrape", run),
+    }
 }
 
 /// The results of one run.
@@ -89,12 +95,11 @@ async fn serves(driver: &DriverUnderTest, volumes: usize) -> Result<()> {
 }
 
 fn measure(driver: &DriverUnderTest, volumes: usize, each_volume: bool) -> Result<Row> {
-    let text = get("/metrics")?.1;
+    let text = get(ADDRESS, "/metrics")?.1;
     let before = started(&text);
-    let livez = times("/livez")?;
-    let scrapes = times("/metrics")?;
-    let processes = started(&get("/metrics")?.1) - before;
-    let series = text.lines().filter(|line| !line.starts_with('#')).count();
+    let livez = times(ADDRESS, "/livez")?;
+    let scrapes = times(ADDRESS, "/metrics")?;
+    let processes = started(&get(ADDRESS, "/metrics")?.1) - before;
     let of_volumes = text.lines().filter(|line| line.starts_with("quarry_volume_info{")).count();
     ensure!(of_volumes == if each_volume { volumes } else { 0 }, "{of_volumes} volumes are in the text");
     let (livez_ms, scrape_ms) = (median(&livez)?, median(&scrapes)?);
@@ -103,7 +108,7 @@ fn measure(driver: &DriverUnderTest, volumes: usize, each_volume: bool) -> Resul
     Ok(Row {
         volumes,
         each_volume,
-        series,
+        series: series(&text),
         kib: kib(&text),
         livez_ms,
         scrape_ms,
@@ -125,33 +130,10 @@ fn reports() -> Result<f64> {
     Ok(begin.elapsed().as_secs_f64() * 1e3)
 }
 
-#[expect(clippy::cast_precision_loss, reason = "a text is far shorter than a float is exact")]
-fn kib(text: &str) -> f64 {
-    text.len() as f64 / 1024.0
-}
-
 /// All processes that the driver ever started.
 fn started(text: &str) -> f64 {
     let lines = text.lines().filter(|line| line.starts_with("quarry_commands_started_total{"));
     lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum()
-}
-
-/// Milliseconds of so many answers.
-fn times(path: &str) -> Result<Vec<f64>> {
-    (0..SCRAPES).map(|_| Ok(get(path)?.0.as_secs_f64() * 1e3)).collect()
-}
-
-/// The time and the body of an answer.
-fn get(path: &str) -> Result<(Duration, String)> {
-    let begin = Instant::now();
-    let mut connection = TcpStream::connect(ADDRESS).context("the driver does not serve HTTP")?;
-    write!(connection, "GET {path} HTTP/1.0\r\nHost: x\r\n\r\n")?;
-    let mut answer = String::new();
-    connection.read_to_string(&mut answer)?;
-    let took = begin.elapsed();
-    let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP")?;
-    ensure!(head.contains(" 200 "), "{head}");
-    Ok((took, body.to_owned()))
 }
 
 impl fmt::Display for Results {

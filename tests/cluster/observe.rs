@@ -55,7 +55,11 @@ fn dashboards_have_answers_and_alerts_fire_and_clear() {
 
 fn observed(bed: &Bed) -> Result<()> {
     let mut weighty = class(WEIGHTY, "ext4");
-    weighty["parameters"]["ioWeight"] = "800".into();
+    for (key, value) in
+        [("ioWeight", "800"), ("readIops", "900"), ("writeIops", "900"), ("readBps", "50Mi"), ("writeBps", "50Mi")]
+    {
+        weighty["parameters"][key] = value.into();
+    }
     // Whoever asks for the room of this class is refused.
     let mut wrong = class(WRONG, "ext4");
     wrong["parameters"]["ioWeight"] = "much".into();

@@ -21,6 +21,7 @@ use quarry_driver::telemetry::health::Health;
 use quarry_driver::telemetry::http::{self, Endpoint};
 use quarry_driver::telemetry::metrics::{Metrics, Origin, Snapshot, Source};
 use quarry_driver::volume::LvName;
+use quarry_driver::volume::io::Limits;
 use quarry_tests::cache;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
@@ -126,6 +127,7 @@ impl Driver {
             content: "ext4".to_owned(),
             size: 1 << 30,
             weight: Some(weight),
+            limits: Limits::from_tag("1000.500.104857600.52428800").unwrap(),
             targets: vec!["/target".to_owned()],
             sample: Sample {
                 used: Some((1 << 20) + ticks * 65_536),

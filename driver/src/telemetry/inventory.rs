@@ -4,11 +4,13 @@
 //! `claim_namespace` and `claim`, since `namespace` is what Prometheus calls the driver's own.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 
 use crate::engine::inventory::{ClassFigures, GroupFigures, Inventory, PoolFigures, VolumeFigures};
 use crate::io::State;
 use crate::io::block_stat::BlockStat;
 use crate::io::control::Publication;
+use crate::volume::io::Limits;
 
 use super::exposition::{Exposition, Kind, Labels};
 
@@ -294,6 +296,20 @@ fn volumes(text: &mut Exposition, node: &Labels, volumes: &[VolumeFigures], shar
         "The weight that the volume asks for; no value where it asks for none.",
         |v| v.weight.map(f64::from),
     );
+    limits(
+        text,
+        &of,
+        "quarry_volume_io_limit_operations_per_second",
+        "Operations that a pod may do on the volume at most, where the volume asks for a limit.",
+        |limits| [limits.read_iops, limits.write_iops],
+    );
+    limits(
+        text,
+        &of,
+        "quarry_volume_io_limit_bytes_per_second",
+        "Bytes that a pod may read or write on the volume at most, where the volume asks for a limit.",
+        |limits| [limits.read_bps, limits.write_bps],
+    );
     text.family("quarry_volume_disk", Kind::Gauge, "Which disks are below the volume; always 1.");
     for (labels, volume) in &of {
         for disk in &volume.sample.disks {
@@ -319,6 +335,24 @@ fn volumes(text: &mut Exposition, node: &Labels, volumes: &[VolumeFigures], shar
         if let Some(state) = worst(volume, shares) {
             let reason = state.reason().map_or("", |reason| reason.name());
             text.sample(&labels.with("state", state.name()).with("reason", reason), 1);
+        }
+    }
+}
+
+/// Limits of reading and writing; one that nobody asks for has no value.
+fn limits(
+    text: &mut Exposition,
+    volumes: &[(Labels, &VolumeFigures)],
+    name: &'static str,
+    help: &str,
+    values: impl Fn(&Limits) -> [Option<NonZeroU64>; 2],
+) {
+    text.family(name, Kind::Gauge, help);
+    for (labels, volume) in volumes {
+        for (direction, limit) in ["read", "write"].into_iter().zip(values(&volume.limits)) {
+            if let Some(limit) = limit {
+                text.sample(&labels.with("direction", direction), limit);
+            }
         }
     }
 }

@@ -23,7 +23,8 @@ const NAME: &str = "n=";
 const MKFS: &str = "o=";
 /// Begins the tag with the weight that a volume asks for.
 pub const WEIGHT: &str = "w=";
-const LIMITS: &str = "l=";
+/// Begins the tag with the limits that it asks for.
+pub const LIMITS: &str = "l=";
 
 /// How far a volume's preparation is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -39,14 +39,14 @@ enum Bench {
         #[arg(last = true)]
         arguments: Vec<String>,
     },
-    /// What a scrape of the metrics costs with few and with thousands of volumes.
+    /// What a scrape of the metrics costs with few and with a thousand volumes.
     Scrape {
         /// Measure the driver as it is shipped, not a debug build.
         #[arg(long)]
         release: bool,
-        /// Options of the benchmark itself.
-        #[arg(last = true)]
-        arguments: Vec<String>,
+        /// Only this part.
+        #[arg(long)]
+        only: Option<ScrapePart>,
     },
     /// How fast the capacity-reporter is on a real node, and what it costs with many.
     Capacity {
@@ -67,6 +67,15 @@ enum CapacityPart {
     Cluster,
 }
 
+/// A part of the scrape benchmark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum ScrapePart {
+    /// The driver on real LVM, in a virtual machine.
+    Machine,
+    /// Its HTTP endpoint, on this machine.
+    Endpoint,
+}
+
 /// Runs it.
 pub fn run(arguments: Arguments) -> Result<ExitCode> {
     match arguments.bench {
@@ -83,6 +92,15 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
             Ok(verdict.exit_code())
         }
         Bench::Journal { release, arguments } => Ok(suite::bench::journal(release, &arguments)?.exit_code()),
-        Bench::Scrape { release, arguments } => Ok(suite::bench::scrape(release, &arguments)?.exit_code()),
+        Bench::Scrape { release, only } => {
+            let mut verdict = Verdict::Pass;
+            if only != Some(ScrapePart::Endpoint) {
+                verdict = suite::bench::scrape(release)?;
+            }
+            if only != Some(ScrapePart::Machine) && verdict == Verdict::Pass {
+                verdict = suite::bench::scrape_endpoint()?;
+            }
+            Ok(verdict.exit_code())
+        }
     }
 }

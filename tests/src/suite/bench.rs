@@ -62,9 +62,26 @@ pub fn isolation(release: bool) -> Result<Verdict> {
 ///
 /// # Errors
 /// If it cannot be built.
-pub fn scrape(release: bool, arguments: &[String]) -> Result<Verdict> {
+pub fn scrape(release: bool) -> Result<Verdict> {
     let driver = build::driver(if release { Profile::Release } else { Profile::Debug })?;
-    measure("scrape", Suite::BenchScrape, driver, arguments)
+    measure("scrape", Suite::BenchScrape, driver, &[])
+}
+
+/// Builds the scrape benchmark, optimised, and measures the driver's HTTP endpoint alone on this machine. The result is the
+/// part `endpoint` of `bench/scrape.json`.
+///
+/// # Errors
+/// If it cannot be built.
+pub fn scrape_endpoint() -> Result<Verdict> {
+    let program = build::load_program("bench_scrape")?;
+    let folder = tempfile::tempdir()?;
+    let result = folder.path().join("result.json");
+    let command = Command::new(program).arg("endpoint").env(RESULT, &result);
+    let verdict = here(&command, Suite::BenchScrape)?;
+    if verdict == Verdict::Pass {
+        part("scrape", "endpoint", &std::fs::read(&result)?)?;
+    }
+    Ok(conclude("bench-scrape, endpoint", verdict))
 }
 
 /// Builds the capacity benchmark and the capacity-reporter, both optimised, starts etcd and API servers on this machine,
@@ -85,7 +102,8 @@ pub fn capacity_simulation(sizes: &[String]) -> Result<Verdict> {
     let command = nodeless.inside(command.env("QUARRY_ACCESS", access));
     let mut verdict = here(&command, Suite::BenchCapacity).unwrap_or_else(|error| Verdict::None(format!("{error:#}")));
     if verdict == Verdict::Pass
-        && let Err(error) = std::fs::read(&result).map_err(Into::into).and_then(|found| part("simulation", &found))
+        && let Err(error) =
+            std::fs::read(&result).map_err(Into::into).and_then(|found| part("capacity", "simulation", &found))
     {
         verdict = Verdict::None(format!("{error:#}"));
     }
@@ -131,7 +149,7 @@ fn on_a_node(program: &Path, parts: &Parts, progress: &Progress) -> Result<Verdi
         if verdict == Verdict::Pass {
             let cat = Command::new("cat").arg(result);
             let found = cluster.node(&name)?.run(&cat, Duration::from_secs(60))?.success()?;
-            part("cluster", &found.stdout)?;
+            part("capacity", "cluster", &found.stdout)?;
         } else {
             eprint!("{}", String::from_utf8_lossy(&outcome.stderr));
         }
@@ -145,9 +163,9 @@ fn on_a_node(program: &Path, parts: &Parts, progress: &Progress) -> Result<Verdi
     measured
 }
 
-/// Puts a part of the capacity benchmark's result into its file; the other part stays as it is.
-fn part(name: &str, found: &[u8]) -> Result<()> {
-    let to = cache::target().join("bench/capacity.json");
+/// Puts a part of a benchmark's result into its file; the rest stays as it is.
+fn part(bench: &str, name: &str, found: &[u8]) -> Result<()> {
+    let to = cache::target().join(format!("bench/{bench}.json"));
     std::fs::create_dir_all(to.parent().context("the result needs a folder")?)?;
     let mut all: serde_json::Map<String, serde_json::Value> = match std::fs::read(&to) {
         Ok(before) => serde_json::from_slice(&before).with_context(|| format!("{} is no result", to.display()))?,

@@ -12,6 +12,7 @@ use crate::io::facts::DiskFacts;
 use crate::lvm::metadata::LvmUuid;
 use crate::lvm::metadata::model::{LogicalVolume, SegmentKind};
 use crate::volume::capacity::PoolSpace;
+use crate::volume::io::Limits;
 use crate::volume::tags::POOL_MARK;
 use crate::volume::{Bytes, LvName, Provisioning};
 
@@ -163,6 +164,8 @@ pub struct VolumeFigures {
     pub size: u64,
     /// The weight that it asks for.
     pub weight: Option<u32>,
+    /// The limits that it asks for.
+    pub limits: Limits,
     /// Where it is published, by target path.
     pub targets: Vec<String>,
     /// What the kernel said of it last.

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use crate::journal::Contents;
 use crate::lvm::metadata::LvmUuid;
-use crate::volume::tags::WEIGHT;
+use crate::volume::io::Limits;
+use crate::volume::tags::{LIMITS, WEIGHT};
 
 use super::super::survey::Surveyed;
 use super::super::{Engine, Reading};
@@ -74,6 +75,7 @@ impl Sources {
             if let Some(found) = group.logical_volume(volume.lv.as_str()) {
                 figures.pool = found.thin().map(|thin| thin.pool.clone()).unwrap_or_default();
                 figures.weight = found.tag_value(WEIGHT).and_then(|weight| weight.parse().ok());
+                figures.limits = found.tag_value(LIMITS).and_then(Limits::from_tag).unwrap_or_default();
                 place = Some((group.uuid, found.uuid));
             }
         }
