@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a step of a test that fails is a panic, in helpers too")]
 
 mod bed;
+mod behind;
 mod capacity;
 mod claims;
 mod filesystem;

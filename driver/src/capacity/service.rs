@@ -7,8 +7,7 @@ use std::sync::Arc;
 use futures::stream::{self, Stream, StreamExt as _};
 use quarry_proto::quarry::v1 as proto;
 use quarry_proto::quarry::v1::capacity_server::Capacity;
-use tokio::sync::watch;
-use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::wrappers::{ReceiverStream, WatchStream};
 use tokio_util::sync::CancellationToken;
 use tonic::codegen::BoxStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -83,18 +82,9 @@ impl Capacity for CapacityService {
     ) -> Result<Response<BoxStream<proto::SharesResponse>>, Status> {
         let control = self.shares.clone().ok_or_else(no_shares)?;
         let engine = Arc::clone(&self.engine);
-        let told = (control.news(), true);
-        let next = move |(mut news, first): (watch::Receiver<u64>, bool)| {
-            let (engine, control) = (Arc::clone(&engine), Arc::clone(&control));
-            async move {
-                if !first {
-                    news.changed().await.ok()?;
-                }
-                news.borrow_and_update();
-                Some((Ok(shares(&engine, &control)), (news, false)))
-            }
-        };
-        Ok(self.until_the_end(stream::unfold(told, next)))
+        // The first message tells how things stand.
+        let news = WatchStream::new(control.news());
+        Ok(self.until_the_end(news.map(move |_| Ok(shares(&engine, &control)))))
     }
 
     async fn claims(

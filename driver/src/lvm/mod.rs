@@ -1,7 +1,8 @@
 //! LVM: its commands, and its volume groups' own metadata.
 //!
-//! **Invariant.** State is changed only by LVM's own commands, given through [`runner::Runner`]; it is read from the
-//! metadata on the physical volumes and from device-mapper, without a process.
+//! **Invariant.** State is changed only by LVM's own commands, given through [`runner::Runner`], but for what one that was
+//! killed left undone in the kernel ([`repair`]); it is read from the metadata on the physical volumes and from
+//! device-mapper, without a process.
 
 pub mod block_devices;
 pub mod command;
@@ -9,6 +10,7 @@ pub mod discover;
 pub mod dm;
 pub mod dm_name;
 pub mod dm_status;
+mod dm_wire;
 pub mod flush;
 pub mod metadata;
 pub mod pool;

@@ -100,6 +100,16 @@ pub enum RepairError {
 /// # Errors
 /// [`RepairError`].
 pub async fn repair(runner: &dyn Runner, group: &VolumeGroup) -> Result<(), RepairError> {
+    settle(runner, group).await?;
+    // Of a pool without a device nobody could see whether it is behind.
+    if activate_pools(runner, group).await? {
+        settle(runner, group).await?;
+    }
+    Ok(())
+}
+
+/// Brings the devices that there are in line with the metadata.
+async fn settle(runner: &dyn Runner, group: &VolumeGroup) -> Result<(), RepairError> {
     /// A snapshot killed before its origin was resumed needs the refresh of the origin, then one more of the group.
     const ROUNDS: usize = 3;
     let mut leftovers = look(group).await?;
@@ -111,9 +121,12 @@ pub async fn repair(runner: &dyn Runner, group: &VolumeGroup) -> Result<(), Repa
             tracing::warn!(vg = group.name, %leftover, "repairing what a killed command left behind");
         }
         if leftovers.iter().any(|leftover| matches!(leftover, Leftover::StaleTable { .. })) {
-            clear_stale_tables(group).await?;
+            under_lock(group, clear_stale_tables).await?;
         }
         if round > 0 {
+            if leftovers.iter().any(|leftover| matches!(leftover, Leftover::PoolBehind { .. })) {
+                under_lock(group, tell_pools).await?;
+            }
             for volume in suspended_volumes(group, &leftovers) {
                 runner.run(verbs::refresh_volume(&group.name, &volume)).await?;
             }
@@ -124,20 +137,22 @@ pub async fn repair(runner: &dyn Runner, group: &VolumeGroup) -> Result<(), Repa
     if !leftovers.is_empty() {
         return Err(RepairError::Remains { leftovers });
     }
-    activate_pools(runner, group).await
+    Ok(())
 }
 
 /// How long is waited for LVM's lock, and how often is tried.
 const LOCK_LIMIT: Duration = Duration::from_secs(30);
 const LOCK_PERIOD: Duration = Duration::from_millis(500);
 
-/// Throws away the tables that were loaded and not taken into use, so that the refresh loads those of the metadata: LVM
-/// would resume with what is loaded.
-async fn clear_stale_tables(group: &VolumeGroup) -> Result<(), RepairError> {
+/// Does something while LVM's lock on the group is held, on a thread that may wait.
+async fn under_lock(
+    group: &VolumeGroup,
+    work: fn(&DeviceMapper, &VolumeGroup) -> Result<(), DmError>,
+) -> Result<(), RepairError> {
     let give_up = tokio::time::Instant::now() + LOCK_LIMIT;
     loop {
-        let looked = group.clone();
-        if tokio::task::spawn_blocking(move || clear_blocking(&looked)).await?? {
+        let group = group.clone();
+        if tokio::task::spawn_blocking(move || locked(&group, work)).await?? {
             return Ok(());
         }
         if tokio::time::Instant::now() >= give_up {
@@ -147,8 +162,11 @@ async fn clear_stale_tables(group: &VolumeGroup) -> Result<(), RepairError> {
     }
 }
 
-/// False where another program holds LVM's lock: what it has loaded it will use.
-fn clear_blocking(group: &VolumeGroup) -> Result<bool, RepairError> {
+/// False where another program holds LVM's lock: what it has begun it will end.
+fn locked(
+    group: &VolumeGroup,
+    work: fn(&DeviceMapper, &VolumeGroup) -> Result<(), DmError>,
+) -> Result<bool, RepairError> {
     let path = WatchOptions::default().lock_directory.join(format!("V_{}", group.name));
     let failed = |source: std::io::Error| RepairError::Lock { path: path.clone(), source };
     let lock = File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
@@ -162,13 +180,24 @@ fn clear_blocking(group: &VolumeGroup) -> Result<bool, RepairError> {
     if there.is_none_or(|there| (there.dev(), there.ino()) != (held.dev(), held.ino())) {
         return Ok(false);
     }
-    let dm = DeviceMapper::open()?;
-    for device in dm.lvm_devices(Some(group.uuid))?.iter().filter(|device| is_stale(device)) {
-        dm.clear_table(Key::Uuid(&device.uuid))?;
-    }
+    work(&DeviceMapper::open()?, group)?;
     // As LVM does it, and while it is held.
     std::fs::remove_file(&path).map_err(failed)?;
     Ok(true)
+}
+
+/// Throws away the tables that were loaded and not taken into use, so that the refresh loads those of the metadata: LVM
+/// would resume with what is loaded.
+fn clear_stale_tables(dm: &DeviceMapper, group: &VolumeGroup) -> Result<(), DmError> {
+    for device in dm.lvm_devices(Some(group.uuid))?.iter().filter(|device| is_stale(device)) {
+        dm.clear_table(Key::Uuid(&device.uuid))?;
+    }
+    Ok(())
+}
+
+/// Does for pools that are behind what a refresh does only while one of their volumes is active.
+fn tell_pools(dm: &DeviceMapper, group: &VolumeGroup) -> Result<(), DmError> {
+    group.logical_volumes.values().try_for_each(|volume| pool::tell_outstanding(dm, group, volume))
 }
 
 /// Whether a device has a table beside the one that it uses. One that uses none was never taken into use at all; its
@@ -179,10 +208,12 @@ fn is_stale(device: &DeviceStatus) -> bool {
 
 /// Activates the pools of ours that the kernel does not have: a command that died while it made one leaves it so, and the
 /// fill of such a pool, and so the room in it, is unknown. One that cannot be activated keeps nobody from the rest of the
-/// group.
-async fn activate_pools(runner: &dyn Runner, group: &VolumeGroup) -> Result<(), RepairError> {
+/// group. Says whether there was any.
+async fn activate_pools(runner: &dyn Runner, group: &VolumeGroup) -> Result<bool, RepairError> {
     let looked = group.clone();
-    for InactivePool { pool, parts } in tokio::task::spawn_blocking(move || inactive_pools(&looked)).await?? {
+    let inactive = tokio::task::spawn_blocking(move || inactive_pools(&looked)).await??;
+    let any = !inactive.is_empty();
+    for InactivePool { pool, parts } in inactive {
         tracing::warn!(vg = group.name, pool, "activating a thin pool that has no device");
         // LVM does not activate a pool of which a part has a device by itself.
         let parts = parts.iter().map(|part| verbs::deactivate(&group.name, part));
@@ -192,7 +223,7 @@ async fn activate_pools(runner: &dyn Runner, group: &VolumeGroup) -> Result<(), 
             }
         }
     }
-    Ok(())
+    Ok(any)
 }
 
 /// A pool without a live device.
