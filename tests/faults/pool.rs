@@ -1,5 +1,6 @@
 //! A thin pool that runs full, of data and of metadata.
 
+use quarry_driver::lvm::dm::{DeviceMapper, Key};
 use quarry_tests::in_vm::lvm;
 use tonic::Code;
 
@@ -50,8 +51,9 @@ async fn a_pool_full_of_metadata_takes_no_volume_until_it_is_repaired_and_enlarg
     node.capacity_becomes(THIN, |room| room > 100 * MIB).await;
     node.create(block("pvc-1", 200 * MIB, THIN)).await.unwrap();
     // The kernel is told of volumes until it has no page left to write one down on.
-    let tell = format!("dmsetup message {vg}-quarry--pool-tpool 0");
-    shell(&format!("n=1000; while {tell} \"create_thin $n\" 2>/run/said; do n=$((n + 1)); done; [ $n -gt 1100 ]"));
+    let (dm, device) = (DeviceMapper::open().unwrap(), format!("{vg}-quarry--pool-tpool"));
+    let told = (1000..).take_while(|number| dm.message(Key::Name(&device), &format!("create_thin {number}")).is_ok());
+    assert!(told.count() > 100);
     let full = || async {
         assert_eq!(node.room(THIN).await.unwrap(), 0);
         let more = node.create(block("pvc-2", 32 * MIB, THIN)).await;
