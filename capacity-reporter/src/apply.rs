@@ -10,10 +10,12 @@ use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::api::storage::v1::CSIStorageCapacity;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client};
+use tokio::time::Instant;
 
 use crate::identity::{Identity, MANAGER};
 use crate::object::{Figures, Object, Owner, manifest};
 use crate::plan::{Action, Change};
+use crate::telemetry::chain;
 use crate::telemetry::metrics::Metrics;
 
 /// How long one request may take.
@@ -70,6 +72,24 @@ pub async fn within<T>(request: impl Future<Output = Result<T, kube::Error>>) ->
     match tokio::time::timeout(LIMIT, request).await {
         Ok(answer) => answer.map_err(RequestError::Kube),
         Err(_) => Err(RequestError::NoAnswer),
+    }
+}
+
+/// Asks again, after a pause each time, until there is an answer or the time is up: an API server that is away for a moment
+/// must not keep an installation from being removed. `failed` says in the log what did not come about.
+///
+/// # Errors
+/// The last one.
+pub async fn insist<T, F>(end: Instant, pause: Duration, failed: &str, ask: impl Fn() -> F) -> Result<T, RequestError>
+where
+    F: Future<Output = Result<T, RequestError>>,
+{
+    loop {
+        match ask().await {
+            Err(error) if Instant::now() < end => tracing::warn!(error = chain(&error), "{failed}; tried again"),
+            outcome => return outcome,
+        }
+        tokio::time::sleep(pause).await;
     }
 }
 

@@ -12,7 +12,7 @@ use kube::core::PartialObjectMeta;
 use kube::{Api, Client};
 use tokio::time::Instant;
 
-use crate::apply::{PAGE, RequestError, within};
+use crate::apply::{PAGE, RequestError, insist, within};
 use crate::args::CleanArgs;
 use crate::identity::DRIVER_LABEL;
 use crate::telemetry::chain;
@@ -52,21 +52,13 @@ pub enum CleanError {
 /// [`CleanError`].
 pub async fn clean(client: &Client, args: &CleanArgs) -> Result<(), CleanError> {
     let begin = Instant::now();
+    let failed = "cannot take the reporters' right to write";
+    let taken = insist(begin + args.timeout, LOOK * 4, failed, || take_right(client, args)).await;
+    taken.map_err(|source| {
+        let (namespace, name) = (args.namespace.clone(), args.role_binding.clone());
+        CleanError::Binding { namespace, name, source }
+    })?;
     let mut last;
-    // An API server that is away for a moment must not keep an installation from being removed.
-    loop {
-        match take_right(client, args).await {
-            Ok(()) => break,
-            Err(source) if begin.elapsed() >= args.timeout => {
-                let (namespace, name) = (args.namespace.clone(), args.role_binding.clone());
-                return Err(CleanError::Binding { namespace, name, source });
-            }
-            Err(error) => {
-                tracing::warn!(error = chain(&error), "cannot take the reporters' right to write; tried again")
-            }
-        }
-        tokio::time::sleep(LOOK * 4).await;
-    }
     let mut empty_since = None;
     let mut deleted = 0;
     loop {

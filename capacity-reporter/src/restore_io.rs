@@ -13,7 +13,7 @@ use kube::{Api, Client};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::time::Instant;
 
-use crate::apply::{RequestError, within};
+use crate::apply::{RequestError, insist, within};
 use crate::args::RestoreIoArgs;
 use crate::telemetry::chain;
 
@@ -83,17 +83,11 @@ pub async fn restore_io(client: &Client, args: &RestoreIoArgs) -> Result<(), Res
 
 async fn list(pods: &Api<Pod>, args: &RestoreIoArgs, end: Instant) -> Result<Vec<Pod>, RestoreError> {
     let parameters = ListParams::default().labels(&args.selector);
-    loop {
-        match within(pods.list(&parameters)).await {
-            Ok(list) => return Ok(list.items),
-            Err(source) if Instant::now() >= end => {
-                let (selector, namespace) = (args.selector.clone(), args.namespace.clone());
-                return Err(RestoreError::List { selector, namespace, source });
-            }
-            Err(error) => tracing::warn!(error = chain(&error), "cannot list the nodes' pods; tried again"),
-        }
-        tokio::time::sleep(PAUSE).await;
-    }
+    let listed = insist(end, PAUSE, "cannot list the nodes' pods", || within(pods.list(&parameters))).await;
+    listed.map(|list| list.items).map_err(|source| {
+        let (selector, namespace) = (args.selector.clone(), args.namespace.clone());
+        RestoreError::List { selector, namespace, source }
+    })
 }
 
 /// Whether the driver in a pod can be asked.

@@ -1,6 +1,7 @@
 //! A thin pool that runs full, of data and of metadata.
 
 use quarry_driver::lvm::dm::{DeviceMapper, Key};
+use quarry_driver::lvm::dm_status::{PoolStatus, TargetStatus};
 use quarry_tests::in_vm::lvm;
 use tonic::Code;
 
@@ -49,11 +50,19 @@ async fn a_pool_full_of_metadata_takes_no_volume_until_it_is_repaired_and_enlarg
     let pool = [&pool[..], &["--chunksize", "64k", "-Z", "y", &vg]].concat();
     lvm("lvcreate", &pool).unwrap().success().unwrap();
     node.capacity_becomes(THIN, |room| room > 100 * MIB).await;
-    node.create(block("pvc-1", 200 * MIB, THIN)).await.unwrap();
-    // The kernel is told of volumes until it has no page left to write one down on.
+    node.create(block("pvc-1", 320 * MIB, THIN)).await.unwrap();
+    // The kernel is told of volumes until it has hardly a page left to write one down on.
     let (dm, device) = (DeviceMapper::open().unwrap(), format!("{vg}-quarry--pool-tpool"));
-    let told = (1000..).take_while(|number| dm.message(Key::Name(&device), &format!("create_thin {number}")).is_ok());
-    assert!(told.count() > 100);
+    let free_pages = || match &dm.table_status(Key::Name(&device)).unwrap().unwrap()[0].status {
+        TargetStatus::ThinPool(PoolStatus::Working(pool)) => pool.total_metadata_blocks - pool.used_metadata_blocks,
+        other => panic!("{other:?}"),
+    };
+    for number in 1000.. {
+        if free_pages() < 10 {
+            break;
+        }
+        dm.message(Key::Name(&device), &format!("create_thin {number}")).unwrap();
+    }
     let full = || async {
         assert_eq!(node.room(THIN).await.unwrap(), 0);
         let more = node.create(block("pvc-2", 32 * MIB, THIN)).await;
@@ -65,7 +74,7 @@ async fn a_pool_full_of_metadata_takes_no_volume_until_it_is_repaired_and_enlarg
     node.tells_of(&["thin pool quarry-pool of volume group", "nearly full", "--poolmetadatasize"]).await;
     // Whoever writes now has the pool turn read-only.
     let device = format!("/dev/{vg}/pvc-1");
-    shell(&format!("! dd if=/dev/zero of={device} bs=1M count=190 oflag=direct status=none 2>/run/said"));
+    shell(&format!("! dd if=/dev/zero of={device} bs=1M count=310 oflag=direct status=none 2>/run/said"));
     full().await;
     node.tells_of(&["thin pool quarry-pool of volume group", "read-only", "lvconvert --repair"]).await;
     node.made("thick", SICK).await.unwrap();

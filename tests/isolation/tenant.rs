@@ -214,12 +214,10 @@ impl Tenant {
     }
 }
 
-/// What a failed test leaves would look like a user of the next one's volumes.
+/// What a test leaves that failed, or whose driver has ended, would look like a user of the next one's volumes.
 impl Drop for Tenant {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            shell(&format!("while umount {} 2>/dev/null; do :; done", self.device().display()));
-        }
+        shell(&format!("while umount {} 2>/dev/null; do :; done", self.device().display()));
     }
 }
 
