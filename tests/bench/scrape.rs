@@ -8,6 +8,8 @@ mod crowd;
 mod endpoint;
 #[path = "scrape/http.rs"]
 mod http;
+#[path = "../observe/volume.rs"]
+mod volume;
 
 use std::fmt;
 use std::process::ExitCode;

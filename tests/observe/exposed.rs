@@ -9,10 +9,8 @@ use quarry_capacity_reporter::apply::RequestError;
 use quarry_capacity_reporter::telemetry as reporter;
 use quarry_driver::config::Config;
 use quarry_driver::engine::inventory::{ClassFigures, Inventory, VolumeFigures, of_group, of_pools};
-use quarry_driver::engine::sampler::Sample;
 use quarry_driver::engine::{Fill, Reading};
 use quarry_driver::exec::Kind;
-use quarry_driver::io::block_stat::BlockStat;
 use quarry_driver::io::facts::{DiskFacts, ModelFacts};
 use quarry_driver::io::{Reason, State};
 use quarry_driver::lvm::metadata::assemble::{Completeness, GroupState, MetadataRoom};
@@ -21,10 +19,11 @@ use quarry_driver::telemetry::health::Health;
 use quarry_driver::telemetry::http::{self, Endpoint};
 use quarry_driver::telemetry::metrics::{Metrics, Origin, Snapshot, Source};
 use quarry_driver::volume::LvName;
-use quarry_driver::volume::io::Limits;
 use quarry_tests::cache;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
+
+use crate::volume::figures;
 
 /// What a metric is, by the text of `/metrics`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -116,32 +115,9 @@ impl Driver {
         // So that each metric has a value.
         group.logical_volumes_limit = Some(255);
         let volume = |name: &str, state, weight, times: u64| VolumeFigures {
-            name: name.to_owned(),
             state,
-            claim_namespace: "db".to_owned(),
-            claim: format!("data-{name}"),
-            class: "default".to_owned(),
-            group: "quarry".to_owned(),
-            pool: "quarry-pool".to_owned(),
-            provisioning: "thin".to_owned(),
-            content: "ext4".to_owned(),
-            size: 1 << 30,
             weight: Some(weight),
-            limits: Limits::from_tag("1000.500.104857600.52428800").unwrap(),
-            targets: vec!["/target".to_owned()],
-            sample: Sample {
-                used: Some((1 << 20) + ticks * 65_536),
-                traffic: Some(BlockStat {
-                    reads: ticks * times,
-                    read_bytes: ticks * times * 4096,
-                    writes: ticks * times,
-                    written_bytes: ticks * times * 8192,
-                    queued_ms: 0,
-                    flushes: 0,
-                }),
-                disks: vec!["vdc".to_owned()],
-                device_seconds: vec![("vdc".to_owned(), f64::from(u32::try_from(ticks * times).unwrap()) / 100.0)],
-            },
+            ..figures(name, "vdc", (1 << 20) + ticks * 65_536, u32::try_from(ticks * times).unwrap())
         };
         let class = &classes[0];
         Inventory {

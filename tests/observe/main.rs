@@ -13,3 +13,4 @@ mod files;
 mod metrics;
 mod prometheus;
 mod promql;
+mod volume;

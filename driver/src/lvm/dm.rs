@@ -280,8 +280,7 @@ impl DmError {
 
 impl<'a> Key<'a> {
     /// The name or the identifier.
-    #[must_use]
-    pub fn text(self) -> &'a str {
+    pub(super) fn text(self) -> &'a str {
         match self {
             Self::Name(text) | Self::Uuid(text) => text,
         }

@@ -7,15 +7,12 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
 use quarry_driver::engine::inventory::{Inventory, VolumeFigures};
-use quarry_driver::engine::sampler::Sample;
-use quarry_driver::io::block_stat::BlockStat;
 use quarry_driver::io::{Reason, State};
 use quarry_driver::telemetry::health::Health;
 use quarry_driver::telemetry::http::{self as served, Endpoint};
 use quarry_driver::telemetry::inventory::Shares;
 use quarry_driver::telemetry::metrics::{Metrics, Origin, Snapshot, Source};
 use quarry_driver::volume::LvName;
-use quarry_driver::volume::io::Limits;
 use quarry_tests::bench::median;
 use quarry_tests::in_vm;
 use serde::Serialize;
@@ -23,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::VOLUMES;
 use crate::http::{get, kib, series, times};
+use crate::volume::figures;
 
 /// The results of one run.
 #[derive(Debug, Serialize)]
@@ -103,32 +101,10 @@ fn target(number: usize) -> String {
 
 fn inventory(volumes: usize) -> Inventory {
     let volume = |number: usize| VolumeFigures {
-        name: name(number),
-        state: "ready",
         claim_namespace: format!("namespace-{}", number % 20),
         claim: format!("data-postgres-{number}"),
-        class: "default".to_owned(),
-        group: "quarry".to_owned(),
-        pool: "quarry-pool".to_owned(),
-        provisioning: "thin".to_owned(),
-        content: "ext4".to_owned(),
-        size: 1 << 30,
-        weight: Some(100),
-        limits: Limits::from_tag("1000.500.104857600.52428800").unwrap_or_default(),
         targets: vec![target(number)],
-        sample: Sample {
-            used: Some(number as u64 * 65_536),
-            traffic: Some(BlockStat {
-                reads: 1_234_567,
-                read_bytes: 1_234_567 * 4096,
-                writes: 7_654_321,
-                written_bytes: 7_654_321 * 8192,
-                queued_ms: 0,
-                flushes: 0,
-            }),
-            disks: vec!["nvme0n1".to_owned()],
-            device_seconds: vec![("nvme0n1".to_owned(), 1_234.5)],
-        },
+        ..figures(&name(number), "nvme0n1", number as u64 * 65_536, 1_234_567)
     };
     Inventory { volumes: (0..volumes).map(volume).collect(), ..Inventory::default() }
 }

@@ -81,26 +81,25 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     match arguments.bench {
         Bench::Create { release, arguments } => Ok(suite::bench::create(release, &arguments)?.exit_code()),
         Bench::Isolation { release } => Ok(suite::bench::isolation(release)?.exit_code()),
-        Bench::Capacity { only, nodes } => {
-            let mut verdict = Verdict::Pass;
-            if only != Some(CapacityPart::Cluster) {
-                verdict = suite::bench::capacity_simulation(&nodes)?;
-            }
-            if only != Some(CapacityPart::Simulation) && verdict == Verdict::Pass {
-                verdict = suite::bench::capacity_cluster()?;
-            }
-            Ok(verdict.exit_code())
-        }
+        Bench::Capacity { only, nodes } => in_turn(&[
+            (only != Some(CapacityPart::Cluster), &|| suite::bench::capacity_simulation(&nodes)),
+            (only != Some(CapacityPart::Simulation), &suite::bench::capacity_cluster),
+        ]),
         Bench::Journal { release, arguments } => Ok(suite::bench::journal(release, &arguments)?.exit_code()),
-        Bench::Scrape { release, only } => {
-            let mut verdict = Verdict::Pass;
-            if only != Some(ScrapePart::Endpoint) {
-                verdict = suite::bench::scrape(release)?;
-            }
-            if only != Some(ScrapePart::Machine) && verdict == Verdict::Pass {
-                verdict = suite::bench::scrape_endpoint()?;
-            }
-            Ok(verdict.exit_code())
+        Bench::Scrape { release, only } => in_turn(&[
+            (only != Some(ScrapePart::Endpoint), &|| suite::bench::scrape(release)),
+            (only != Some(ScrapePart::Machine), &suite::bench::scrape_endpoint),
+        ]),
+    }
+}
+
+/// Measures the parts that are wanted, until one has no result.
+fn in_turn(parts: &[(bool, &dyn Fn() -> Result<Verdict>)]) -> Result<ExitCode> {
+    for (_, measure) in parts.iter().filter(|(wanted, _)| *wanted) {
+        let verdict = measure()?;
+        if verdict != Verdict::Pass {
+            return Ok(verdict.exit_code());
         }
     }
+    Ok(Verdict::Pass.exit_code())
 }
