@@ -40,6 +40,25 @@ async fn a_disk_that_somebody_else_controls_is_left_alone() {
 }
 
 #[tokio::test]
+async fn where_the_io_controller_is_missing_it_is_said_and_it_is_taken_up_when_it_comes() {
+    let group = fresh("controller");
+    let configuration = configuration(&group, 90.0);
+    let scene = Scene::with_config(group, &configuration).await;
+    let asks = [THICK, &[("ioWeight", "800"), ("readIops", "100")]].concat();
+    let tenant = Tenant::new(&scene, 1, Class::Burstable, &asks).await;
+    tenant.becomes(&scene, "enforced", "").await;
+    let above = tenant.cgroup().parent().unwrap().join("cgroup.subtree_control");
+    fs::write(&above, "-io").unwrap();
+    assert!(!tenant.cgroup().join("io.weight").exists(), "the kernel took the controller away");
+    tenant.becomes(&scene, "not-enforced", "NoIoController").await;
+    fs::write(&above, "+io").unwrap();
+    tenant.becomes(&scene, "enforced", "").await;
+    tenant.shows("io.weight", &format!("{} 800\n", number(&scene.group.disks()[0]))).await;
+    tenant.shows("io.max", "riops=100").await;
+    tenant.end(&scene).await;
+}
+
+#[tokio::test]
 async fn what_somebody_changes_is_put_right_and_at_the_end_everything_is_put_back() {
     let group = fresh("drift");
     let disk = group.disks()[0].clone();

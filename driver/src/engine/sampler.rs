@@ -141,7 +141,7 @@ fn look(reading: &Reading, journal: &Contents) -> Result<BTreeMap<LvmUuid, Sampl
     }
     let dm = DeviceMapper::open()?;
     let Places { cgroups, sys } = Places::default();
-    let pods = pods::find(&cgroups).unwrap_or_default();
+    let pods = pods::find(&cgroups).unwrap_or_default().pods;
     let tenants = |volume: &str| {
         let published = LvName::parse(volume).into_iter().flat_map(|lv| {
             journal

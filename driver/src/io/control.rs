@@ -19,6 +19,7 @@ use crate::volume::io::Weight;
 
 use super::Tenant;
 use super::activity::Activity;
+use super::arrivals::{Arrivals, Sight};
 use super::calibrate::Store;
 use super::cost::{DiskFiles, Done};
 use super::lines::{self, MAX};
@@ -32,7 +33,8 @@ use super::sysfs::{self, Disk};
 
 /// How often what should be is compared with what is.
 const PERIOD: Duration = Duration::from_secs(2);
-/// The same while a pod's cgroup is awaited: its containers start soon after.
+/// The same where a pod's cgroup is awaited that cannot be watched for, and just after one appeared: its files come a
+/// little later.
 const SOON: Duration = Duration::from_millis(250);
 
 /// Where things are.
@@ -78,6 +80,15 @@ pub trait Tenants: Send + Sync {
     async fn changed(&self);
 }
 
+/// What a pass leaves to wait for.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Passed {
+    /// Whether a pod's cgroup is not there yet.
+    pub awaited: bool,
+    /// The folders in which it may appear; none while nobody asks for anything.
+    pub homes: BTreeSet<PathBuf>,
+}
+
 /// What came of each line: a cgroup's file, a device.
 type Outcomes = BTreeMap<(PathBuf, DeviceNumber), Result<(), Reason>>;
 
@@ -94,6 +105,8 @@ pub struct Control {
     pub(super) config: Io,
     work: Mutex<Work>,
     told: Mutex<Told>,
+    /// How often what should be is compared with what is, without any sign of a change.
+    period: Duration,
     /// Counts changes of states.
     news: tokio::sync::watch::Sender<u64>,
 }
@@ -107,6 +120,8 @@ pub(super) struct Work {
     settled: BTreeSet<(PathBuf, DeviceNumber)>,
     settled_disks: BTreeSet<String>,
     activity: Activity,
+    /// Where this pass saw cgroups of pods.
+    homes: BTreeSet<PathBuf>,
     /// Whether everything was put back for good.
     pub(super) left: bool,
 }
@@ -138,10 +153,11 @@ impl Control {
             settled: BTreeSet::new(),
             settled_disks: BTreeSet::new(),
             activity: Activity::default(),
+            homes: BTreeSet::new(),
             left: false,
         };
         let news = tokio::sync::watch::Sender::new(0);
-        Ok(Self { places, config, work: Mutex::new(work), told: Mutex::default(), news })
+        Ok(Self { places, config, work: Mutex::new(work), told: Mutex::default(), period: PERIOD, news })
     }
 
     /// What became of every published volume, as of the last pass.
@@ -176,31 +192,38 @@ impl Control {
 
     /// Makes passes until `shutdown` is cancelled. What was set stays set: the pods stay, too.
     pub async fn run(self: Arc<Self>, source: Arc<dyn Tenants>, shutdown: CancellationToken) {
+        let mut arrivals = Arrivals::default();
+        let mut arrived = false;
         loop {
             let tenants = source.tenants().await;
             let control = Arc::clone(&self);
             let pass = tokio::task::spawn_blocking(move || control.pass(&tenants, Instant::now()));
             // A pass that hangs is waited for: it changes what it changes, and a second one would hang, too.
-            let awaited = tokio::select! {
+            let passed = tokio::select! {
                 () = shutdown.cancelled() => return,
-                awaited = pass => match awaited {
-                    Ok(awaited) => awaited,
-                    Err(error) => {
-                        tracing::error!(%error, "setting weights and limits was cut off");
-                        false
-                    }
-                },
+                passed = pass => passed.unwrap_or_else(|error| {
+                    tracing::error!(%error, "setting weights and limits was cut off");
+                    Passed::default()
+                }),
             };
-            tokio::select! {
+            let again = match arrivals.watch(&passed.homes) {
+                // What appeared before the watch did was not told of.
+                Sight::New => Duration::ZERO,
+                Sight::Same if !arrived => self.period,
+                Sight::Blind if !passed.awaited => self.period,
+                Sight::Same | Sight::Blind => SOON,
+            };
+            arrived = tokio::select! {
                 () = shutdown.cancelled() => return,
-                () = source.changed() => {}
-                () = tokio::time::sleep(if awaited { SOON } else { PERIOD }) => {}
+                () = arrivals.next() => true,
+                () = source.changed() => false,
+                () = tokio::time::sleep(again) => false,
             }
         }
     }
 
-    /// One pass: sets what is not as it should be. True if a pod's cgroup is awaited.
-    pub fn pass(&self, tenants: &[Tenant], now: Instant) -> bool {
+    /// One pass: sets what is not as it should be.
+    pub fn pass(&self, tenants: &[Tenant], now: Instant) -> Passed {
         let mut work = self.work();
         let asked: Vec<&Tenant> = tenants.iter().filter(|tenant| tenant.wish.any()).collect();
         let mut states: BTreeMap<Publication, State> =
@@ -221,6 +244,7 @@ impl Control {
                 }
             }
         }
+        let homes = std::mem::take(&mut work.homes);
         drop(work);
         let awaited = states.values().any(|state| *state == State::Pending(Reason::CgroupNotFound));
         let mut told = self.told();
@@ -235,7 +259,7 @@ impl Control {
             told.states = states;
             self.news.send_modify(|count| *count += 1);
         }
-        awaited
+        Passed { awaited, homes }
     }
 
     /// Puts back everything that was changed on disks and cgroups, and sets nothing any more: for when the driver goes for
@@ -307,8 +331,10 @@ impl Control {
         if !offered.split_ascii_whitespace().any(|controller| controller == "io") {
             return Err(Reason::NoIoController(format!("controller io in {}", controllers.display())));
         }
-        let pods = pods::find(&self.places.cgroups)
+        let found = pods::find(&self.places.cgroups)
             .map_err(|error| Reason::Failed(format!("cannot look for the pods' cgroups: {error}")))?;
+        let pods::Found { pods, homes } = found;
+        work.homes = homes;
         let lies: Vec<Result<Lying, State>> = asked.iter().map(|tenant| self.lies(tenant, &pods)).collect();
         let found = || lies.iter().filter_map(|lying| lying.as_ref().ok());
 

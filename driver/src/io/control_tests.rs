@@ -101,7 +101,7 @@ fn what_is_missing_is_said_and_a_cgroup_is_awaited() {
     let machine = Machine::new("cpu io memory");
     let asked = [tenant(&[("readIops", "100")])];
     let control = machine.control(Io::default());
-    assert!(control.pass(&asked, Instant::now()), "the pod's cgroup is awaited");
+    assert!(control.pass(&asked, Instant::now()).awaited, "the pod's cgroup is awaited");
     assert_eq!(state(&control, &asked), State::Pending(Reason::CgroupNotFound));
     let strange = Tenant { pod: None, ..asked[0].clone() };
     assert_eq!(state(&control, &[strange]), State::NotEnforced(Reason::NoPod));
@@ -214,4 +214,56 @@ fn a_driver_that_goes_for_good_puts_everything_back_and_sets_nothing_more() {
     control.begin_calibration(&disk).unwrap();
     assert_eq!(control.leave(), Err(LeaveError::Calibrating("vda".to_owned())));
     assert_eq!(state(&control, &asked), State::Enforced);
+}
+
+/// The same tenants for ever.
+struct Steady(Vec<Tenant>);
+
+#[tonic::async_trait]
+impl Tenants for Steady {
+    async fn tenants(&self) -> Vec<Tenant> {
+        self.0.clone()
+    }
+
+    async fn changed(&self) {
+        std::future::pending().await
+    }
+}
+
+#[tokio::test]
+async fn a_cgroup_that_appears_is_seen_without_the_clock() {
+    let machine = Machine::new("io");
+    std::fs::create_dir_all(machine.path("cgroup/kubepods/burstable")).unwrap();
+    let asked = tenant(&[("readIops", "100")]);
+    let mut control = machine.control(Io::default());
+    control.period = Duration::from_secs(3600);
+    let control = Arc::new(control);
+    let mut news = control.news();
+    let shutdown = CancellationToken::new();
+    let running = tokio::spawn(Arc::clone(&control).run(Arc::new(Steady(vec![asked.clone()])), shutdown.clone()));
+    let becomes = async |state: State| {
+        let mut news = control.news();
+        while control.states().get(&publication(&asked)) != Some(&state) {
+            news.changed().await.unwrap();
+        }
+    };
+    let limit = Duration::from_secs(20);
+    tokio::time::timeout(limit, news.changed()).await.expect("a first pass").unwrap();
+    becomes(State::Pending(Reason::CgroupNotFound)).await;
+
+    // Only a kernel makes a cgroup's folder and its files at once: here it may take some attempts.
+    let folder = format!("kubepods/burstable/pod{POD}");
+    let made = async {
+        loop {
+            machine.pod(&folder);
+            if tokio::time::timeout(Duration::from_millis(500), becomes(State::Enforced)).await.is_ok() {
+                return;
+            }
+            std::fs::remove_dir_all(machine.path(&format!("cgroup/{folder}"))).unwrap();
+        }
+    };
+    tokio::time::timeout(limit, made).await.expect("the pod's limits without the clock");
+    assert!(machine.text(&format!("cgroup/{folder}/io.max")).contains("riops=100"));
+    shutdown.cancel();
+    running.await.unwrap();
 }

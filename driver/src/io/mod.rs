@@ -6,6 +6,7 @@
 //! was there before is noted. No request waits for any of this.
 
 mod activity;
+mod arrivals;
 pub mod block_stat;
 pub mod calibrate;
 pub mod control;

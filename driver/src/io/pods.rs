@@ -2,7 +2,7 @@
 //!
 //! **Invariant.** A pod's place is looked for, never computed: roots are nested, and nobody tells the class.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -21,38 +21,49 @@ pub struct PodCgroup {
 /// of a slice.
 const DEEPEST: usize = 5;
 
-/// Every pod of the node, by its UID with dashes.
+/// What there is of the kubelets'.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Found {
+    /// Every pod of the node, by its UID with dashes.
+    pub pods: BTreeMap<String, PodCgroup>,
+    /// The folders in which roots, classes and pods come and go.
+    pub homes: BTreeSet<PathBuf>,
+}
+
+/// Looks at the whole tree.
 ///
 /// # Errors
 /// A folder that cannot be read. One that goes away meanwhile is no error.
-pub fn find(root: &Path) -> io::Result<BTreeMap<String, PodCgroup>> {
-    let mut pods = BTreeMap::new();
-    look(root, 0, &mut pods)?;
-    Ok(pods)
+pub fn find(root: &Path) -> io::Result<Found> {
+    let mut found = Found::default();
+    look(root, 0, &mut found)?;
+    Ok(found)
 }
 
 /// Looks for the kubelet's roots.
-fn look(folder: &Path, depth: usize, pods: &mut BTreeMap<String, PodCgroup>) -> io::Result<()> {
+fn look(folder: &Path, depth: usize, found: &mut Found) -> io::Result<()> {
     for (name, path) in folders(folder)? {
         if name.contains("kubepods") {
-            gather(&path, None, pods)?;
+            found.homes.insert(folder.to_owned());
+            gather(&path, None, found)?;
         } else if depth < DEEPEST {
-            look(&path, depth + 1, pods)?;
+            look(&path, depth + 1, found)?;
         }
     }
     Ok(())
 }
 
 /// Gathers pods below a root of the kubelet's, or below one of its classes.
-fn gather(folder: &Path, class: Option<&Path>, pods: &mut BTreeMap<String, PodCgroup>) -> io::Result<()> {
+fn gather(folder: &Path, class: Option<&Path>, found: &mut Found) -> io::Result<()> {
+    found.homes.insert(folder.to_owned());
     for (name, path) in folders(folder)? {
         if let Some(uid) = uid_of(&name) {
-            pods.insert(uid, PodCgroup { path, class: class.map(Path::to_owned) });
+            found.pods.insert(uid, PodCgroup { path, class: class.map(Path::to_owned) });
         } else if is_class(&name) {
-            gather(&path, Some(&path), pods)?;
+            gather(&path, Some(&path), found)?;
         } else if name.contains("kubepods") {
             // Nested roots: `kubelet-kubepods.slice` within a `kubepods.slice` of an outer kubelet.
-            gather(&path, class, pods)?;
+            gather(&path, class, found)?;
         }
     }
     Ok(())
@@ -109,7 +120,9 @@ mod tests {
             fs::create_dir_all(root.path().join(path)).unwrap();
         }
         let relative = |path: &Path| path.strip_prefix(root.path()).unwrap().display().to_string();
-        let pods = find(root.path()).unwrap();
+        let Found { pods, homes } = find(root.path()).unwrap();
+        let parent = |pod: &PodCgroup| homes.contains(pod.path.parent().unwrap());
+        assert!(pods.values().all(parent), "a pod lies outside of {homes:?}");
         pods.into_iter().map(|(uid, pod)| (uid, (relative(&pod.path), pod.class.as_deref().map(relative)))).collect()
     }
 
