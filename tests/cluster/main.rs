@@ -15,5 +15,5 @@ mod picture;
 mod shares;
 mod volumes;
 
-/// The nodes, as the suite makes them: the first has the larger disk and no udevd, the second has udevd.
+/// The nodes, as the suite makes them: the first has the larger disk, no udevd and no systemd, the second has both.
 const NODES: [&str; 2] = ["quarry-1", "quarry-2"];

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 
 use super::network::{GATEWAY, Port};
-use super::node::{NodeFiles, NodeSettings};
+use super::node::{CgroupDriver, NodeFiles, NodeSettings};
 use crate::command::{Command, Outcome, Stream};
 use crate::progress::Progress;
 use crate::vm::{Disk, Network, STORAGE_MODULES, Vm, VmSpec};
@@ -59,6 +59,7 @@ impl Machine {
         let mut spec = VmSpec::new(&settings.name, folder);
         spec.memory_mib = settings.memory;
         spec.udev = settings.udev;
+        spec.systemd = settings.cgroup_driver == CgroupDriver::Systemd;
         spec.disks = vec![
             Disk { name: "data".to_owned(), size: settings.data_disk, iops: settings.data_disk_iops },
             Disk { name: STATE.to_owned(), size: STATE_DISK, iops: None },

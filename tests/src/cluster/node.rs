@@ -29,7 +29,7 @@ pub struct NodeSettings {
     pub memory: u32,
     /// Whether udevd runs, as on real nodes.
     pub udev: bool,
-    /// Kubelet's and containerd's cgroup driver. The machines have no systemd, so only `cgroupfs` works in them.
+    /// Kubelet's and containerd's cgroup driver.
     pub cgroup_driver: CgroupDriver,
 }
 
@@ -39,8 +39,18 @@ pub enum CgroupDriver {
     /// Kubelet and runc themselves.
     #[default]
     Cgroupfs,
-    /// systemd, asked over D-Bus.
+    /// systemd, asked over D-Bus: it is the machine's first process then.
     Systemd,
+}
+
+impl CgroupDriver {
+    /// As the kubelet's configuration names it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Cgroupfs => "cgroupfs",
+            Self::Systemd => "systemd",
+        }
+    }
 }
 
 impl NodeSettings {
@@ -115,6 +125,7 @@ pub fn write_files(
         ("SETTINGS_FOLDER", &folder.display().to_string()),
         ("KUBELET", &kubelet.display().to_string()),
         ("IMAGES", &images.join(" ")),
+        ("CGROUP_DRIVER", node.cgroup_driver.name()),
     ] {
         writeln!(settings, "{name}={}", quoted(value))?;
     }
@@ -134,7 +145,7 @@ fn kubelet_configuration(
     json!({
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
-        "cgroupDriver": match node.cgroup_driver { CgroupDriver::Cgroupfs => "cgroupfs", CgroupDriver::Systemd => "systemd" },
+        "cgroupDriver": node.cgroup_driver.name(),
         "containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",
         "failSwapOn": false,
         // Nobody answers there: test pods need no names. Without an address kubelet warns about every pod.

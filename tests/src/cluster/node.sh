@@ -49,6 +49,9 @@ mount -o discard /dev/vdb /state
 for folder in var/lib/containerd var/lib/kubelet var/lib/cni var/lib/quarry var/log/pods var/log/containers var/log/node; do keep $folder; done
 say "state disk mounted"
 
+# The machine's first process becomes it at the end of the boot.
+if [[ ${CGROUP_DRIVER-} = systemd ]]; then await 60 systemd systemctl is-active --quiet machine.target; fi
+
 mkdir -p /run/containerd
 serve containerd containerd --config "$SETTINGS_FOLDER/containerd.toml"
 

@@ -123,6 +123,13 @@ impl Pod {
         self
     }
 
+    /// Its container asks for these resources, as in `resources` of a pod.
+    #[must_use]
+    pub fn resources(mut self, resources: Value) -> Self {
+        self.0["spec"]["containers"][0]["resources"] = resources;
+        self
+    }
+
     /// Runs this script instead of sleeping.
     #[must_use]
     pub fn script(mut self, script: &str) -> Self {

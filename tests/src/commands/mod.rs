@@ -44,7 +44,7 @@ enum Command {
     VmInit,
     /// The agent of a virtual machine.
     #[command(hide = true)]
-    VmAgent,
+    VmAgent(guest::agent::Arguments),
 }
 
 impl TestBed {
@@ -55,7 +55,7 @@ impl TestBed {
     pub fn run(self) -> Result<ExitCode> {
         match self.command {
             Command::VmInit => guest::init::run().map(|()| ExitCode::SUCCESS),
-            Command::VmAgent => guest::agent::run().map(|()| ExitCode::SUCCESS),
+            Command::VmAgent(arguments) => guest::agent::run(&arguments).map(|()| ExitCode::SUCCESS),
             Command::Demo(arguments) => host(|| demo::run(&arguments)),
             Command::Cluster => host(cluster::run),
             Command::Node(arguments) => cluster::node(arguments),

@@ -18,6 +18,9 @@ pub struct Arguments {
     /// Run udevd in the machine.
     #[arg(long)]
     udev: bool,
+    /// Let systemd become its first process.
+    #[arg(long)]
+    systemd: bool,
     /// Memory in MiB.
     #[arg(long, default_value_t = 2048)]
     memory: u32,
@@ -40,6 +43,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let scratch = Scratch::new("vm")?;
     let mut spec = VmSpec::new("vm", scratch.path());
     spec.udev = arguments.udev;
+    spec.systemd = arguments.systemd;
     spec.memory_mib = arguments.memory;
     spec.disks = (0..arguments.disks).map(|n| Disk::gib(&format!("scratch{n}"), 4)).collect();
     if arguments.network {

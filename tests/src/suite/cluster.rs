@@ -11,7 +11,7 @@ use super::closing::closing;
 use super::run::{conclude, judge};
 use super::{Suite, Verdict, budget};
 use crate::cluster::release::Release;
-use crate::cluster::{Cluster, NodeSettings, Parts, control};
+use crate::cluster::{CgroupDriver, Cluster, NodeSettings, Parts, control};
 use crate::command::{Command, Stream};
 use crate::process;
 use crate::progress::Progress;
@@ -38,10 +38,11 @@ pub(super) fn run(name: &str, suite: Suite, nodes: Vec<NodeSettings>, filter: &[
     Ok(conclude(name, verdict.unwrap_or_else(|error| Verdict::None(format!("{error:#}")))))
 }
 
-/// Two nodes that differ: in size, so that "the larger one" means something, and in that one has no udevd.
+/// Two nodes that differ: in size, so that "the larger one" means something, and in that only one has udevd and systemd.
 fn nodes() -> Vec<NodeSettings> {
     let larger = NodeSettings { udev: false, ..NodeSettings::usual("quarry-1") };
-    let smaller = NodeSettings { data_disk: 6 << 30, ..NodeSettings::usual("quarry-2") };
+    let smaller =
+        NodeSettings { data_disk: 6 << 30, cgroup_driver: CgroupDriver::Systemd, ..NodeSettings::usual("quarry-2") };
     vec![larger, smaller]
 }
 

@@ -101,6 +101,7 @@ impl Vm {
             modules_dir: self.kernel.modules_dir(),
             modules: self.spec.modules.clone(),
             udev: self.spec.udev,
+            systemd: self.spec.systemd,
             address,
             setup: self.spec.setup.clone(),
         }

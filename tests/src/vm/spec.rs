@@ -53,6 +53,8 @@ pub struct VmSpec {
     pub disks: Vec<Disk>,
     /// Whether udevd runs in it, as on most real nodes.
     pub udev: bool,
+    /// Whether systemd becomes its first process once it has booted, with no units but those that it is asked for.
+    pub systemd: bool,
     /// Kernel modules to load; one that cannot be loaded fails the boot.
     pub modules: Vec<String>,
     /// Its one network interface, `eth0`.
@@ -65,7 +67,7 @@ pub struct VmSpec {
 }
 
 impl VmSpec {
-    /// A machine with two processors, 2 GiB, the storage modules, no disk, no udevd and no network.
+    /// A machine with two processors, 2 GiB, the storage modules, no disk, no udevd, no systemd and no network.
     #[must_use]
     pub fn new(name: &str, work_dir: impl Into<PathBuf>) -> Self {
         Self {
@@ -74,6 +76,7 @@ impl VmSpec {
             cpus: 2,
             disks: Vec::new(),
             udev: false,
+            systemd: false,
             modules: STORAGE_MODULES.map(str::to_owned).to_vec(),
             network: Network::None,
             setup: None,
@@ -149,6 +152,8 @@ pub(crate) struct BootOrder {
     pub modules: Vec<String>,
     /// Whether to run udevd.
     pub udev: bool,
+    /// Whether systemd takes over in the end.
+    pub systemd: bool,
     /// Address with prefix length and default route of `eth0`.
     pub address: Option<(String, Option<String>)>,
     /// Must succeed before the agent answers.

@@ -10,18 +10,37 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use rustix::process::Signal;
 
-use super::REPORT;
+use super::{REPORT, shutdown};
 use crate::command::{Command, Stream};
 use crate::process::{Group, Leash, Leftovers, Piped};
 use crate::vm::qemu::PORT;
 use crate::vm::wire::{CHUNK, Frame, Kind};
 use crate::wait;
 
+/// How it is started.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// Switch the machine off at the end: the first process will not.
+    #[arg(long)]
+    power_off: bool,
+}
+
 /// Serves until the host asks for power-off.
 ///
 /// # Errors
 /// If the port is not there or breaks.
-pub fn run() -> Result<()> {
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let served = serve();
+    if !arguments.power_off {
+        return served;
+    }
+    if let Err(error) = served {
+        println!("vm-agent: {error:#}");
+    }
+    shutdown::power_off()
+}
+
+fn serve() -> Result<()> {
     let path = port()?;
     let file = File::options().read(true).write(true).open(&path);
     let file = file.with_context(|| format!("cannot open {}", path.display()))?;

@@ -1,10 +1,11 @@
 //! The first process of a machine, after the initramfs: mounts, modules, devices, network; then the agent.
 //!
-//! **Invariant.** It never ends: it reaps orphans until the agent is gone, then switches the machine off. What did not
-//! work is reported, never passed over.
+//! **Invariant.** It never ends: it reaps orphans until the agent is gone, then switches the machine off; or it becomes
+//! systemd, and the agent switches it off. What did not work is reported, never passed over.
 
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -43,7 +44,7 @@ fn serve() -> Result<()> {
     let steps: [(&str, &dyn Fn() -> Result<()>); 7] = [
         ("mounts", &mounts),
         ("cgroups", &cgroups),
-        ("host name", &|| Ok(rustix::system::sethostname(order.hostname.as_bytes())?)),
+        ("host name", &|| host_name(&order.hostname)),
         ("modules", &|| modules(&order)),
         ("udevd", &|| if order.udev { udevd() } else { Ok(()) }),
         ("network", &|| network(&order)),
@@ -58,10 +59,39 @@ fn serve() -> Result<()> {
     fs::write(REPORT, serde_json::to_vec(&Report { problems })?).context("cannot write the report")?;
 
     let own = std::env::current_exe().context("cannot tell the path of this program")?;
-    let agent = Command::new(own).arg("vm-agent").env("PATH", PATH).env("HOME", "/root").env("LC_ALL", "C.UTF-8");
+    let agent = Command::new(own)
+        .arg("vm-agent")
+        .args(order.systemd.then_some("--power-off"))
+        .env("PATH", PATH)
+        .env("HOME", "/root")
+        .env("LC_ALL", "C.UTF-8");
     let agent = process::start(&agent.cwd("/"), Log::Inherit)?;
     println!("vm-init: agent started at {}", fs::read_to_string("/proc/uptime").unwrap_or_default().trim());
-    reap_until_gone(agent)
+    if order.systemd { become_systemd(agent) } else { reap_until_gone(agent) }
+}
+
+/// Only returns if that fails. Nothing of this machine's root is started by it: it is there for those who ask it for slices
+/// and scopes over its own socket, as the kubelet and runc do where there is no bus.
+#[expect(clippy::disallowed_methods, reason = "no process is started: this one becomes another")]
+fn become_systemd(agent: Child) -> Result<()> {
+    std::mem::forget(agent);
+    let units = Path::new("/run/quarry/units");
+    fs::create_dir_all(units).with_context(|| format!("cannot make {}", units.display()))?;
+    // What units refer to by default, and the one that it is to reach.
+    for name in ["machine", "basic", "sysinit", "shutdown"] {
+        let unit = units.join(format!("{name}.target"));
+        let text = format!("[Unit]\nDescription={name} of a test machine\nDefaultDependencies=no\n");
+        fs::write(&unit, text).with_context(|| format!("cannot write {}", unit.display()))?;
+    }
+    // It takes the group that it is started in for the root of all it has.
+    fs::write("/sys/fs/cgroup/cgroup.procs", "1").context("cannot move back to the root group")?;
+    let failed = std::process::Command::new("/lib/systemd/systemd")
+        .args(["--system", "--unit=machine.target", "--log-target=console", "--log-level=notice", "--show-status=no"])
+        .env("PATH", PATH)
+        .env("SYSTEMD_UNIT_PATH", units)
+        .env("SYSTEMD_GENERATOR_PATH", "/nonexistent")
+        .exec();
+    Err(failed).context("cannot run systemd")
 }
 
 /// Reaps orphans, and in the end the agent itself: nothing else starts processes from here on.
@@ -116,6 +146,12 @@ fn cgroups() -> Result<()> {
         enabled.with_context(|| format!("cannot enable the controller {controller}"))?;
     }
     Ok(())
+}
+
+/// systemd sets what the file says.
+fn host_name(name: &str) -> Result<()> {
+    rustix::system::sethostname(name.as_bytes())?;
+    fs::write("/etc/hostname", format!("{name}\n")).context("cannot write /etc/hostname")
 }
 
 fn modules(order: &BootOrder) -> Result<()> {

@@ -49,10 +49,13 @@ pub(super) fn power_off() -> Result<()> {
     reboot(RebootCommand::PowerOff).context("cannot power off")
 }
 
-/// Processes that are neither this one nor the kernel's: those have no command line, nor have the dead.
+/// Processes that are neither this one nor the first nor the kernel's: those have no command line, nor have the dead.
 fn others() -> Vec<Pid> {
+    let own = rustix::process::getpid().as_raw_nonzero().get();
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let numbers = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok()).filter(|pid| *pid != 1);
+    let numbers = entries
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
+        .filter(|pid| *pid != 1 && *pid != own);
     let with_command =
         numbers.filter(|pid| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty()));
     with_command.filter_map(Pid::from_raw).collect()
