@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context as _, Result};
 use quarry_tests::cluster::bed::{Bed, RUN, scenario};
 use quarry_tests::cluster::objects::{Pod, claim, class};
-use quarry_tests::cluster::release::{METRICS, NAMESPACE};
+use quarry_tests::cluster::release::{METRICS, NAMESPACE, disk_model};
 use quarry_tests::command::Command;
 use quarry_tests::process::{self, Child, Log};
 use quarry_tests::wait;
@@ -16,20 +16,11 @@ use serde_json::Value;
 use crate::picture::{self, Answers};
 use crate::{NODES, files};
 
-/// A model of the disks, so that the kernel has facts about weights to tell; and weights that are
-/// not enforced, since the pods' classes are left alone.
-const VALUES: [&str; 10] = [
-    "monitoring.scrapeAnnotations=true",
-    "config.io.qosClasses=false",
-    "config.io.models[0].disk=vda",
-    "config.io.models[0].speed.readBps=1000000000",
-    "config.io.models[0].speed.readSequentialIops=100000",
-    "config.io.models[0].speed.readRandomIops=100000",
-    "config.io.models[0].speed.writeBps=1000000000",
-    "config.io.models[0].speed.writeSequentialIops=100000",
-    "config.io.models[0].speed.writeRandomIops=100000",
-    "config.io.weights=iocost",
-];
+/// Weights that are not enforced, since the pods' classes are left alone.
+const VALUES: [&str; 3] =
+    ["monitoring.scrapeAnnotations=true", "config.io.qosClasses=false", "config.io.weights=iocost"];
+/// So that the kernel has facts about weights to tell.
+const MODEL_IOPS: u32 = 100_000;
 const PORTS: [u16; 2] = [9808, 9809];
 /// How long an alert must last here, whatever the rule file says: its own times are tested by promtool.
 const FOR: &str = "5s";
@@ -45,7 +36,9 @@ const ALERT: Duration = Duration::from_secs(120);
 #[test]
 fn dashboards_have_answers_and_alerts_fire_and_clear() {
     scenario("observed", |bed| {
-        bed.release.install(&NODES, &[&METRICS[..], &VALUES].concat())?;
+        let model = disk_model(MODEL_IOPS);
+        let values = METRICS.into_iter().chain(VALUES).chain(model.iter().map(String::as_str));
+        bed.release.install(&NODES, &values.collect::<Vec<_>>())?;
         let outcome = observed(bed);
         // The tests after this one need the usual driver.
         bed.release.install(&NODES, &[])?;

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use quarry_tests::cluster::bed::{Bed, RUN, scenario};
 use quarry_tests::cluster::kubectl::text;
 use quarry_tests::cluster::objects::{Pod, claim, class};
-use quarry_tests::cluster::release::NAMESPACE;
+use quarry_tests::cluster::release::{NAMESPACE, disk_model};
 use quarry_tests::wait;
 use serde_json::{Value, json};
 
@@ -30,17 +30,8 @@ fn a_limit_holds_in_the_pods_cgroup_and_an_unkept_weight_is_told_on_the_claim() 
     });
 }
 
-/// As `quarry-driver calibrate` gives one to a disk that is never the narrower place here: what is seen is that everything
-/// is set, not what comes of it.
-const MODEL: [&str; 7] = [
-    "config.io.models[0].disk=vda",
-    "config.io.models[0].speed.readBps=1000000000",
-    "config.io.models[0].speed.readSequentialIops=100000",
-    "config.io.models[0].speed.readRandomIops=100000",
-    "config.io.models[0].speed.writeBps=1000000000",
-    "config.io.models[0].speed.writeSequentialIops=100000",
-    "config.io.models[0].speed.writeRandomIops=100000",
-];
+/// What no disk does here: it is seen that everything is set, not what comes of it.
+const MODEL_IOPS: u32 = 100_000;
 /// Reads its volume `NAME`, past the page cache, for as long as it is there.
 const READER: &str = "trap 'exit 0' TERM; dd if=/dev/zero of=/NAME/data bs=64k count=16 conv=fsync 2>/dev/null; \
     while :; do dd if=/NAME/data of=/dev/null bs=64k iflag=direct 2>/dev/null; sleep 0.3 & wait $!; done";
@@ -48,39 +39,40 @@ const READER: &str = "trap 'exit 0' TERM; dd if=/dev/zero of=/NAME/data bs=64k c
 #[test]
 fn weights_are_enforced_in_the_cgroups_of_both_drivers_and_every_class() {
     scenario("weights", |bed| {
-        bed.release.install(&NODES, &MODEL)?;
+        bed.release.install(&NODES, &disk_model(MODEL_IOPS).each_ref().map(String::as_str))?;
         let outcome = classes(bed);
+        // The tests after this one need the usual driver.
         bed.release.install(&NODES, &[])?;
         outcome
     });
 }
 
-/// A pod of each class on each node, all with one weight.
+/// A pod of each class where systemd makes the cgroups, and one where the kubelet does.
 fn classes(bed: &Bed) -> Result<()> {
     let mut weighty = class(WEIGHTY, "ext4");
     weighty["parameters"]["ioWeight"] = "300".into();
     bed.apply(&[weighty])?;
-    let resources = [
-        ("guaranteed", json!({"limits": {"cpu": "20m", "memory": "32Mi"}})),
-        ("burstable", json!({"requests": {"cpu": "10m"}})),
-        ("besteffort", json!({})),
-    ];
+    let [cgroupfs, systemd] = NODES;
+    let guaranteed = json!({"limits": {"cpu": "500m", "memory": "64Mi"}});
+    let burstable = json!({"requests": {"cpu": "10m"}});
     let mut pods = Vec::new();
-    for node in NODES {
-        for (quality, resources) in &resources {
-            let name = format!("{quality}-{node}");
-            let pod = Pod::new(&name).mounts(&name).on(node).resources(resources.clone());
-            bed.apply(&[claim(&name, WEIGHTY, "64Mi"), pod.script(&READER.replace("NAME", &name)).manifest()])?;
-            pods.push((node, *quality, name));
-        }
+    for (node, quality, resources) in [
+        (systemd, "guaranteed", guaranteed),
+        (systemd, "burstable", burstable.clone()),
+        (systemd, "besteffort", json!({})),
+        (cgroupfs, "burstable", burstable),
+    ] {
+        let name = format!("{quality}-{node}");
+        let pod = Pod::new(&name).mounts(&name).on(node).resources(resources).script(&READER.replace("NAME", &name));
+        bed.apply(&[claim(&name, WEIGHTY, "64Mi"), pod.manifest()])?;
+        pods.push((node, quality, name));
     }
     for (node, quality, name) in &pods {
         bed.running(name)?;
         let pod = bed.kubectl.get(&format!("pod {name}"))?;
         ensure!(text(&pod, "/status/qosClass").to_lowercase() == *quality, "{name} is {}", pod["status"]);
         let folder = cgroup(bed, node, text(&pod, "/metadata/uid"))?;
-        // The kubelet's driver is the node's: as the suite makes the nodes.
-        ensure!(folder.ends_with(".slice") == (*node == NODES[1]), "{folder} on {node}");
+        ensure!(folder.ends_with(".slice") == (*node == systemd), "{folder} on {node}");
         enforced(bed, node, name)?;
         has_weight(bed, node, &folder, |weight| weight == 300)?;
         if *quality != "guaranteed" {
@@ -90,8 +82,8 @@ fn classes(bed: &Bed) -> Result<()> {
         }
     }
     // systemd brings its own order into the tree of cgroups again.
-    bed.on(NODES[1], "systemctl daemon-reload")?;
-    for (node, _, name) in pods.iter().filter(|(node, ..)| *node == NODES[1]) {
+    bed.on(systemd, "systemctl daemon-reload")?;
+    for (node, _, name) in pods.iter().filter(|(node, ..)| *node == systemd) {
         let uid = text(&bed.kubectl.get(&format!("pod {name}"))?, "/metadata/uid").to_owned();
         has_weight(bed, node, &cgroup(bed, node, &uid)?, |weight| weight == 300)?;
         enforced(bed, node, name)?;

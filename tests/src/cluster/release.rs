@@ -22,6 +22,23 @@ pub const METRICS: [&str; 4] = [
     "capacityReporter.http.host=0.0.0.0",
     "capacityReporter.http.port=9809",
 ];
+/// Values that give the driver a model of a node's data disk as `quarry-driver calibrate` would: operations are what is
+/// scarce, so many in a second.
+#[must_use]
+pub fn disk_model(iops: u32) -> [String; 7] {
+    let of = |key: &str, number: u64| format!("config.io.models[0].speed.{key}={number}");
+    let (bps, iops) = (1_000_000_000_000, u64::from(iops));
+    [
+        "config.io.models[0].disk=vda".to_owned(),
+        of("readBps", bps),
+        of("readSequentialIops", iops),
+        of("readRandomIops", iops),
+        of("writeBps", bps),
+        of("writeSequentialIops", iops),
+        of("writeRandomIops", iops),
+    ]
+}
+
 /// The pods of the DaemonSet.
 pub const PODS: &str = "app.kubernetes.io/name=quarry,app.kubernetes.io/component=node";
 

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
 use quarry_tests::artifacts::BUSYBOX;
 use quarry_tests::cluster::kubectl::{Kubectl, pod_ready, text};
-use quarry_tests::cluster::release::{METRICS, Release};
+use quarry_tests::cluster::release::{METRICS, Release, disk_model};
 use quarry_tests::cluster::{Cluster, INSIDE, NodeSettings, Parts, control};
 use quarry_tests::command::Command;
 use quarry_tests::progress::Progress;
@@ -115,7 +115,9 @@ impl Demo {
     fn show(&mut self, cluster: &Cluster) -> Result<()> {
         let kubectl = cluster.kubectl();
         self.step("chart", |_| {
-            Release::of(cluster.folder()).install(&NODES, &[&weights::MODEL[..], &METRICS].concat())?;
+            let model = disk_model(weights::MODEL_IOPS);
+            let values = METRICS.into_iter().chain(model.iter().map(String::as_str));
+            Release::of(cluster.folder()).install(&NODES, &values.collect::<Vec<_>>())?;
             Ok(((), "installed by Helm, the driver is registered on both nodes".to_owned()))
         })?;
         let volumes = self.step("claims", |_| {

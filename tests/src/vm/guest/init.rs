@@ -88,7 +88,7 @@ fn become_systemd(agent: Child) -> Result<()> {
     let failed = std::process::Command::new("/lib/systemd/systemd")
         .args(["--system", "--unit=machine.target", "--log-target=console", "--log-level=notice", "--show-status=no"])
         .env("PATH", PATH)
-        .env("SYSTEMD_UNIT_PATH", units)
+        .env("SYSTEMD_UNIT_PATH", format!("{}:/run/systemd/transient", units.display()))
         .env("SYSTEMD_GENERATOR_PATH", "/nonexistent")
         .exec();
     Err(failed).context("cannot run systemd")
