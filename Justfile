@@ -9,7 +9,7 @@ testbed := "target/debug/testbed"
 demo *args: _testbed
     @{{ testbed }} demo "$@"
 
-# Every check, or those named: fmt lint unit deny image-recipe chart observe kernel kernel-udev sanity cluster capacity faults power crash isolation; and crash-sample (part of crash), long: never part of all.
+# Every check, or those named: fmt lint unit deny image-recipe chart observe kernel kernel-udev sanity cluster capacity faults power crash isolation; and crash-sample, kernel-core, cluster-core (parts of these), long: never part of all.
 test *parts:
     #!/usr/bin/env bash
     set -uo pipefail
@@ -17,12 +17,12 @@ test *parts:
     # end themselves at theirs (tests/src/suite/budget.rs). Another part that takes longer is marked, not failed: a first run builds much.
     declare -A budget=(
         [fmt]=10 [lint]=180 [unit]=180 [deny]=30 [image-recipe]=60 [chart]=60 [observe]=120
-        [kernel]=3000 [kernel-udev]=1800 [sanity]=1500 [cluster]=3600 [capacity]=3600 [faults]=1800 [isolation]=1200 [power]=1200 [crash]=5400 [crash-sample]=600 [long]=14400
+        [kernel]=3000 [kernel-udev]=1800 [sanity]=1500 [cluster]=5400 [capacity]=7200 [faults]=1800 [isolation]=1200 [power]=1200 [crash]=5400 [crash-sample]=600 [kernel-core]=900 [cluster-core]=1200 [long]=14400
     )
     (($# > 0)) || set -- fmt lint unit deny image-recipe chart observe kernel kernel-udev sanity cluster capacity faults power crash isolation
     for part in "$@"; do
         if [[ -z ${budget[$part]-} ]]; then
-            echo "test: there is no part \`$part\`; parts are fmt lint unit deny image-recipe chart observe kernel kernel-udev sanity cluster capacity faults power crash isolation crash-sample long" >&2
+            echo "test: there is no part \`$part\`; parts are fmt lint unit deny image-recipe chart observe kernel kernel-udev sanity cluster capacity faults power crash isolation crash-sample kernel-core cluster-core long" >&2
             exit 2
         fi
     done
@@ -122,6 +122,10 @@ observe:
 kernel *args: _testbed
     @{{ testbed }} suite kernel "$@"
 
+# What volumes are made of, of that suite, for where time is short.
+kernel-core *args: _testbed
+    @{{ testbed }} suite kernel -- volumes:: behind:: "$@"
+
 # Part of test: with udevd, what has to do with devices' nodes: volumes and the node's requests. `kernel --udev` runs all of it there.
 kernel-udev *args: _testbed
     @{{ testbed }} suite kernel --udev -- bed:: volumes:: node:: "$@"
@@ -153,6 +157,10 @@ crash-sample *args: _testbed
 # Part of test: Kubernetes on two nodes: claims, pods, reboots, a full volume group.
 cluster *args: _testbed
     @{{ testbed }} suite cluster "$@"
+
+# Of that suite a pod's device and filesystems, and weights below both of the kubelet's cgroup drivers, for where time is short.
+cluster-core *args: _testbed
+    @{{ testbed }} suite cluster -- volumes::a_block_claim shares::weights "$@"
 
 # Part of test: what the scheduler is told about room, on three nodes: filled up, killed, restarted, updated, uninstalled.
 capacity *args: _testbed

@@ -2,8 +2,10 @@
 //! was synchronised.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Write as _};
 use std::path::Path;
+
+use crate::crash;
 
 /// Synchronises a folder.
 ///
@@ -21,15 +23,23 @@ pub fn sync_parent(path: &Path) -> io::Result<()> {
     sync_folder(path.parent().unwrap_or(Path::new("/")))
 }
 
-/// Replaces a file's contents: after a power cut it has the old ones or the new ones.
+/// Replaces a file's contents: whoever reads it has the old ones or the new ones, after a power cut, too. `what` names it
+/// in the crash points `WHAT.write.*`.
 ///
 /// # Errors
 /// The system's.
-pub fn replace(path: &Path, contents: &[u8]) -> io::Result<()> {
+pub fn replace(path: &Path, contents: &[u8], what: &str) -> io::Result<()> {
+    let point = |step: &str| crash::point(format_args!("{what}.write.{step}"));
     let new = path.with_extension("new");
+    point("before");
     let mut file = File::create(&new)?;
-    io::Write::write_all(&mut file, contents)?;
+    point("created");
+    file.write_all(contents)?;
     file.sync_all()?;
+    point("written");
     std::fs::rename(&new, path)?;
-    sync_parent(path)
+    point("renamed");
+    sync_parent(path)?;
+    point("after");
+    Ok(())
 }

@@ -18,7 +18,7 @@ const CLASS: &str = "quarry-thin";
 const PODS: u64 = 50;
 const MIB: u64 = 1 << 20;
 /// For all pods together, on machines that emulate theirs.
-const ALL: Duration = Duration::from_secs(900);
+const ALL: Duration = Duration::from_secs(1800);
 
 #[test]
 fn pods_fill_unequal_nodes_to_the_last_volume_and_none_is_refused() {

@@ -31,7 +31,7 @@ const PICTURES: &str = "QUARRY_PICTURES";
 /// The time that pictures show.
 const SHOWN: Duration = Duration::from_secs(300);
 /// How long an alert may take to fire or to clear.
-const ALERT: Duration = Duration::from_secs(120);
+const ALERT: Duration = Duration::from_secs(300);
 
 #[test]
 fn dashboards_have_answers_and_alerts_fire_and_clear() {

@@ -8,14 +8,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use crate::crash;
-use crate::durable::sync_parent;
+use crate::durable;
 
 /// The file's name in the state folder.
 const FILE: &str = "volume-groups.json";
@@ -173,18 +172,7 @@ impl Pins {
     }
 
     fn write(&self, file: &File) -> io::Result<()> {
-        let new = self.path.with_extension("new");
-        crash::point("pins.write.before");
-        let mut out = fs::File::create(&new)?;
-        crash::point("pins.write.created");
-        out.write_all(&serde_json::to_vec_pretty(file)?)?;
-        out.sync_all()?;
-        crash::point("pins.write.written");
-        fs::rename(&new, &self.path)?;
-        crash::point("pins.write.renamed");
-        sync_parent(&self.path)?;
-        crash::point("pins.write.after");
-        Ok(())
+        durable::replace(&self.path, &serde_json::to_vec_pretty(file)?, "pins")
     }
 }
 

@@ -11,23 +11,23 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Io, Weights};
+use crate::config::Io;
 use crate::device_number::DeviceNumber;
 use crate::telemetry::chain;
 use crate::volume::LvName;
-use crate::volume::io::Weight;
 
 use super::Tenant;
 use super::activity::Activity;
 use super::arrivals::{Arrivals, Sight};
 use super::calibrate::Store;
 use super::cost::{DiskFiles, Done};
-use super::lines::{self, MAX};
+use super::lines::MAX;
 use super::models::{Basis, Models};
 use super::monitor::{Monitor, User};
 use super::notes::{Notes, NotesError};
-use super::plan::{self, Placed, Plan};
+use super::plan::{self, Placed};
 use super::pods::{self, PodCgroup};
+use super::settle::Outcomes;
 use super::state::{Reason, State};
 use super::sysfs::{self, Disk};
 
@@ -50,17 +50,6 @@ impl Default for Places {
     fn default() -> Self {
         Self { cgroups: PathBuf::from("/sys/fs/cgroup"), sys: PathBuf::from("/sys") }
     }
-}
-
-/// Why something is not as it was before the driver came.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum LeaveError {
-    /// A calibration changes settings of its own.
-    #[error("disk {0} is being calibrated; ask again when that has ended")]
-    Calibrating(String),
-    /// The kernel refuses, or the notes cannot be written.
-    #[error("not everything was put back: {0}")]
-    NotPutBack(String),
 }
 
 /// What was done since the start.
@@ -89,9 +78,6 @@ pub struct Passed {
     pub homes: BTreeSet<PathBuf>,
 }
 
-/// What came of each line: a cgroup's file, a device.
-type Outcomes = BTreeMap<(PathBuf, DeviceNumber), Result<(), Reason>>;
-
 /// The states of those who ask, and the disks that wait for a model.
 type Outcome = (Vec<(Publication, State)>, Vec<Disk>);
 
@@ -117,7 +103,7 @@ pub(super) struct Work {
     pub(super) models: Models,
     monitor: Monitor,
     /// What an earlier pass of this process left in order.
-    settled: BTreeSet<(PathBuf, DeviceNumber)>,
+    pub(super) settled: BTreeSet<(PathBuf, DeviceNumber)>,
     settled_disks: BTreeSet<String>,
     activity: Activity,
     /// Where this pass saw cgroups of pods.
@@ -262,51 +248,6 @@ impl Control {
         Passed { awaited, homes }
     }
 
-    /// Puts back everything that was changed on disks and cgroups, and sets nothing any more: for when the driver goes for
-    /// good. How many settings there were.
-    ///
-    /// # Errors
-    /// [`LeaveError`]. What could be put back is, and the rest at the next attempt.
-    pub fn leave(&self) -> Result<usize, LeaveError> {
-        let mut work = self.work();
-        if let Some(disk) = work.models.held() {
-            return Err(LeaveError::Calibrating(disk.to_owned()));
-        }
-        work.left = true;
-        self.put_back(&mut work).map_err(|wrong| LeaveError::NotPutBack(wrong.join("; ")))
-    }
-
-    fn put_back(&self, work: &mut Work) -> Result<usize, Vec<String>> {
-        let (mut done, mut wrong) = (0, Vec::new());
-        let mut left = BTreeSet::new();
-        for (file, device) in work.notes.lines().clone() {
-            match lines::take_back(&file, &device) {
-                Ok(()) => done += 1,
-                Err(reason) => {
-                    wrong.push(reason.to_string());
-                    left.insert((file, device));
-                }
-            }
-        }
-        if let Err(error) = work.notes.set_lines(left) {
-            wrong.push(chain(&error));
-        }
-        for (name, note) in work.notes.disks().clone() {
-            let disk = sysfs::by_name(&self.places.sys, &name).map_err(|error| Reason::Failed(chain(&error)));
-            let put_back = disk.and_then(|disk| match disk {
-                Some(disk) => self.files(&disk).put_back(&note),
-                None => Ok(()),
-            });
-            let forgotten =
-                put_back.and_then(|()| work.notes.forget_disk(&name).map_err(|error| Reason::Failed(chain(&error))));
-            match forgotten {
-                Ok(()) => done += 1,
-                Err(reason) => wrong.push(reason.to_string()),
-            }
-        }
-        if wrong.is_empty() { Ok(done) } else { Err(wrong) }
-    }
-
     fn told(&self) -> MutexGuard<'_, Told> {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -421,84 +362,6 @@ impl Control {
             disks: disks.iter().map(|disk| disk.number).collect(),
         };
         Ok(Lying { placed, disks, cgroup: cgroup.clone() })
-    }
-
-    fn weight_file(&self) -> &'static str {
-        if self.config.weights == Weights::Bfq { "io.bfq.weight" } else { "io.weight" }
-    }
-
-    /// The kernel takes 1 to 1000 for BFQ.
-    fn written(&self, weight: Weight) -> String {
-        let number = if self.config.weights == Weights::Bfq { weight.get().min(1000) } else { weight.get() };
-        number.to_string()
-    }
-
-    /// Writes the lines that are not there, takes back those of ours that should not be, and sees what the kernel shows.
-    fn settle(
-        &self,
-        work: &mut Work,
-        plan: &Plan,
-        pods: &BTreeMap<String, PodCgroup>,
-        repaired: &mut u64,
-    ) -> Result<Outcomes, Reason> {
-        let file = self.weight_file();
-        let weights = plan.weights.iter().chain(&plan.classes);
-        let mut wanted: BTreeMap<(PathBuf, DeviceNumber), String> =
-            weights.map(|((folder, disk), weight)| ((folder.join(file), *disk), self.written(*weight))).collect();
-        let limits = plan.limits.iter();
-        wanted.extend(limits.map(|((folder, device), limits)| ((folder.join(MAX), *device), lines::limits(limits))));
-
-        // A class without active pods keeps what it has, as long as it has pods.
-        let classes: BTreeSet<PathBuf> = pods.values().filter_map(|pod| Some(pod.class.as_ref()?.join(file))).collect();
-        let keeps = |path: &Path, device: &str| {
-            classes.contains(path) && plan.weights.keys().any(|(_, disk)| disk.to_string() == device)
-        };
-        let is_wanted = |path: &PathBuf, device: &str| {
-            device.parse().is_ok_and(|number| wanted.contains_key(&(path.clone(), number)))
-        };
-        let mut noted = work.notes.lines().clone();
-        for (path, device) in work.notes.lines().clone() {
-            if is_wanted(&path, &device) || keeps(&path, &device) {
-                continue;
-            }
-            match lines::take_back(&path, &device) {
-                Ok(()) => {
-                    noted.remove(&(path.clone(), device.clone()));
-                    work.settled.retain(|(settled, number)| *settled != path || number.to_string() != device);
-                }
-                Err(reason) => tracing::warn!(%reason, "a setting of ours cannot be taken back; it is tried again"),
-            }
-        }
-        noted.extend(wanted.keys().map(|(path, device)| (path.clone(), device.to_string())));
-        work.notes.set_lines(noted).map_err(|error| Reason::Failed(chain(&error)))?;
-
-        let mut outcome = BTreeMap::new();
-        for ((path, device), line) in wanted {
-            let key = (path.clone(), device);
-            let is = lines::shows(&path, device, &line);
-            let settled = match is {
-                Ok(true) => Ok(()),
-                Ok(false) => {
-                    // Changed behind our back, unless what should be has changed.
-                    if work.settled.remove(&key) {
-                        *repaired += 1;
-                    }
-                    lines::write(&path, device, &line).and_then(|()| match lines::shows(&path, device, &line)? {
-                        true => Ok(()),
-                        false => Err(Reason::ReadBackMismatch(format!(
-                            "{} does not show `{line}` for {device} after it was written",
-                            path.display()
-                        ))),
-                    })
-                }
-                Err(reason) => Err(reason),
-            };
-            if settled.is_ok() {
-                work.settled.insert(key.clone());
-            }
-            outcome.insert(key, settled);
-        }
-        Ok(outcome)
     }
 
     /// What a tenant has got.

@@ -1,6 +1,7 @@
 use super::*;
 use crate::config::io::DiskModel;
 use crate::io::cost::CostModel;
+use crate::io::leave::LeaveError;
 use crate::volume::io::IoWish;
 
 const POD: &str = "6c7dba21-9a4c-4c1d-9a5b-4cf7f7a3d111";

@@ -13,12 +13,14 @@ pub mod control;
 pub mod cost;
 pub mod facts;
 mod keyed;
+pub mod leave;
 mod lines;
 mod models;
 pub mod monitor;
 pub mod notes;
 pub mod plan;
 pub mod pods;
+mod settle;
 pub mod state;
 pub mod sysfs;
 

@@ -4,10 +4,10 @@
 //! and because the devices file is what keeps a tenant from making LVM read its volume as a physical volume.
 
 use std::fs;
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::crash;
+use crate::durable;
 
 /// The devices file's name in `devices/`.
 const DEVICES_FILE: &str = "quarry.devices";
@@ -111,6 +111,11 @@ impl SystemDir {
     }
 }
 
+/// lvm may be reading it.
+fn replace(path: &Path, text: &str) -> io::Result<()> {
+    durable::replace(path, text.as_bytes(), "system-dir")
+}
+
 /// The format that lvmdevices(8) describes. Names change at reboot, so the driver writes the file anew at each start.
 fn devices_file(devices: &[ListedDevice]) -> String {
     let mut text = String::from(
@@ -124,19 +129,6 @@ fn devices_file(devices: &[ListedDevice]) -> String {
         text.push_str(&format!("IDTYPE=devname IDNAME={name} DEVNAME={name} PVID={uuid}\n"));
     }
     text
-}
-
-/// Writes a whole file or leaves the old one: lvm may be reading it.
-fn replace(path: &Path, text: &str) -> io::Result<()> {
-    let new = path.with_extension("new");
-    crash::point("system-dir.write.before");
-    let mut file = fs::File::create(&new)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    crash::point("system-dir.write.written");
-    fs::rename(&new, path)?;
-    crash::point("system-dir.write.after");
-    Ok(())
 }
 
 #[cfg(test)]

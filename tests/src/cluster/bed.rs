@@ -16,9 +16,9 @@ use crate::command::Command;
 use crate::wait;
 
 /// How long a pod with volumes may take to run, under emulation on a busy machine.
-pub const RUN: Duration = Duration::from_secs(180);
+pub const RUN: Duration = Duration::from_secs(480);
 /// How long something that needs no new process on a node may take.
-pub const SOON: Duration = Duration::from_secs(60);
+pub const SOON: Duration = Duration::from_secs(180);
 
 /// The cluster, seen from one test.
 #[derive(Debug)]

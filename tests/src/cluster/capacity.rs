@@ -15,7 +15,7 @@ use crate::process::{self, Child, Log};
 use crate::wait;
 
 /// How long to wait for a figure, on a machine that emulates several others.
-pub const FRESH: Duration = Duration::from_secs(60);
+pub const FRESH: Duration = Duration::from_secs(120);
 /// Where an object says of which node it is.
 pub const TOPOLOGY: &str = "topology.lvm.quarry.storage/node";
 

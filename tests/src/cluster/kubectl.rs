@@ -10,7 +10,7 @@ use crate::command::{Command, Outcome};
 use crate::{process, wait};
 
 /// How long one call may take; calls that wait for something say their own limit.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(120);
 const LOOK: Duration = Duration::from_millis(400);
 
 /// Runs kubectl against one cluster.

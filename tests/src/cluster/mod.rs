@@ -43,7 +43,7 @@ use crate::scratch::{self, Scratch};
 use crate::wait;
 
 /// How long a node may take to be ready once its kubelet runs.
-const READY_LIMIT: Duration = Duration::from_secs(120);
+const READY_LIMIT: Duration = Duration::from_secs(300);
 
 /// How long requests to a cluster that ends may take.
 const UNSHARE_LIMIT: Duration = Duration::from_secs(60);

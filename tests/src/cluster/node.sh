@@ -102,5 +102,5 @@ if [[ ${PREPARE_ONLY-} = yes ]]; then sync; exit 0; fi
 
 serve kubelet "$KUBELET" --config "$SETTINGS_FOLDER/kubelet.json" --kubeconfig "$SETTINGS_FOLDER/kubelet.kubeconfig" \
   --hostname-override "$NODE_NAME" --node-ip "$NODE_ADDRESS" --root-dir /var/lib/kubelet
-await 120 kubelet busybox wget -q -O /dev/null http://127.0.0.1:10248/healthz
+await 300 kubelet busybox wget -q -O /dev/null http://127.0.0.1:10248/healthz
 say "kubelet is healthy"

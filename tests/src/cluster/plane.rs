@@ -16,7 +16,7 @@ use crate::artifacts::Binaries;
 use crate::command::Command;
 use crate::{process, wait};
 
-const READY_LIMIT: Duration = Duration::from_secs(90);
+const READY_LIMIT: Duration = Duration::from_secs(180);
 const API_SERVER: &str = "apiserver";
 
 /// The running control plane.

@@ -44,7 +44,7 @@ pub const PODS: &str = "app.kubernetes.io/name=quarry,app.kubernetes.io/componen
 
 const HELM_LIMIT: Duration = Duration::from_secs(300);
 /// From installed to registered on every node: two containers start per node, under emulation.
-const READY_LIMIT: Duration = Duration::from_secs(240);
+const READY_LIMIT: Duration = Duration::from_secs(600);
 
 /// Installs and removes the chart of this checkout.
 #[derive(Debug, Clone)]

@@ -29,7 +29,7 @@ pub struct Arguments {
 const NODES: [&str; 2] = ["quarry-1", "quarry-2"];
 const PODS: [&str; 2] = ["demo-0", "demo-1"];
 /// How long pods with volumes may take to run, under emulation on a busy machine.
-const RUN_LIMIT: Duration = Duration::from_secs(240);
+const RUN_LIMIT: Duration = Duration::from_secs(600);
 
 /// One line of the closing table.
 struct Row {

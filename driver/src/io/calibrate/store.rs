@@ -79,7 +79,7 @@ impl Store {
         self.held.retain(|held| held.identity.disk != calibration.identity.disk);
         self.held.push(calibration);
         let text = serde_json::to_vec_pretty(&self.held).map_err(io::Error::other)?;
-        crate::durable::replace(&self.path, &text)
+        crate::durable::replace(&self.path, &text, "calibrations")
     }
 }
 

@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use super::LvmUuid;
 use super::header::largest_text;
-use super::import::ModelError;
 use super::model::VolumeGroup;
+use super::place::ModelError;
 use super::read::{AreaOnDisk, PvOnDisk, ReadError};
 
 /// A volume group as all that could be read of it shows it.

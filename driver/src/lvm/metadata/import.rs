@@ -4,66 +4,13 @@
 //! passed over. The keys are those of LVM's `lib/format_text/import_vsn1.c`.
 
 use std::collections::{BTreeMap, HashMap};
-use std::str::FromStr;
 
 use super::header::SECTOR;
 use super::model::{
     Area, LogicalVolume, PhysicalVolume, PoolMessage, Segment, SegmentKind, Thin, ThinPool, VolumeGroup,
 };
-use super::text::{self, Entry, Node, Section, TextError, Value};
-use super::{LvmUuid, UuidError};
-
-/// A text that is valid in form but does not describe a volume group.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ModelError {
-    /// It is not LVM's configuration text.
-    #[error("the metadata text is malformed")]
-    Text(#[from] TextError),
-    /// A key that LVM always writes is not there.
-    #[error("line {line}: {place} has no {key}")]
-    Missing {
-        /// Line of the section, from 1.
-        line: u32,
-        /// The section's path.
-        place: String,
-        /// The key.
-        key: &'static str,
-    },
-    /// A key holds something else than LVM writes there.
-    #[error("line {line}: {place}/{key} is {found}, expected {expected}")]
-    Wrong {
-        /// Line of the key, from 1.
-        line: u32,
-        /// The section's path.
-        place: String,
-        /// The key.
-        key: String,
-        /// What it holds.
-        found: String,
-        /// What belongs there.
-        expected: &'static str,
-    },
-    /// An identifier is none.
-    #[error("line {line}: {place}/id is wrong")]
-    Uuid {
-        /// Line of the key, from 1.
-        line: u32,
-        /// The section's path.
-        place: String,
-        /// What it holds.
-        source: UuidError,
-    },
-    /// The parts do not fit together.
-    #[error("line {line}: {place}: {what}")]
-    Inconsistent {
-        /// Line of the section, from 1.
-        line: u32,
-        /// The section's path.
-        place: String,
-        /// What does not fit.
-        what: String,
-    },
-}
+use super::place::{ModelError, Place};
+use super::text::{self, Node, Value};
 
 impl VolumeGroup {
     /// Reads a metadata text, as it is on disk or in a `vgcfgbackup` file.
@@ -89,13 +36,6 @@ impl VolumeGroup {
         let place = Place { path: entry.key.to_string(), line: entry.line, section };
         import_group(&place, text.len() as u64 + 1)
     }
-}
-
-/// A section with its path and line, for messages.
-struct Place<'a> {
-    path: String,
-    line: u32,
-    section: &'a Section<'a>,
 }
 
 fn import_group(place: &Place<'_>, text_size: u64) -> Result<VolumeGroup, ModelError> {
@@ -319,127 +259,6 @@ fn take(words: &mut Vec<String>, word: &str) -> bool {
     let before = words.len();
     words.retain(|other| other != word);
     words.len() < before
-}
-
-impl<'a> Place<'a> {
-    /// The last part of the path.
-    fn name(&self) -> &str {
-        self.path.rsplit('/').next().unwrap_or(&self.path)
-    }
-
-    fn inner(&self, entry: &Entry<'_>, section: &'a Section<'a>) -> Place<'a> {
-        Place { path: format!("{}/{}", self.path, entry.key), line: entry.line, section }
-    }
-
-    /// The sections in a section, which need not be there.
-    fn subsections(&self, key: &str) -> impl Iterator<Item = Place<'a>> {
-        let found = self.section.entries.iter().find_map(|entry| match &entry.node {
-            Node::Section(section) if entry.key == key => Some(self.inner(entry, section)),
-            _ => None,
-        });
-        found.into_iter().flat_map(|place| {
-            let section = place.section;
-            section.sections().map(move |(entry, inner)| place.inner(entry, inner))
-        })
-    }
-
-    fn inconsistent(&self, what: impl Into<String>) -> ModelError {
-        ModelError::Inconsistent { line: self.line, place: self.path.clone(), what: what.into() }
-    }
-
-    fn wrong(&self, key: &str, found: String, expected: &'static str) -> ModelError {
-        ModelError::Wrong {
-            line: self.section.get(key).map_or(self.line, |entry| entry.line),
-            place: self.path.clone(),
-            key: key.to_owned(),
-            found,
-            expected,
-        }
-    }
-
-    fn value(&self, key: &str, expected: &'static str) -> Result<Option<&'a Value<'a>>, ModelError> {
-        match self.section.get(key).map(|entry| &entry.node) {
-            None => Ok(None),
-            Some(Node::Value(value)) => Ok(Some(value)),
-            Some(Node::Section(_)) => Err(self.wrong(key, "a section".to_owned(), expected)),
-        }
-    }
-
-    fn required<T>(&self, key: &'static str, value: Option<T>) -> Result<T, ModelError> {
-        value.ok_or_else(|| ModelError::Missing { line: self.line, place: self.path.clone(), key })
-    }
-
-    fn optional_string(&self, key: &str) -> Result<Option<String>, ModelError> {
-        const EXPECTED: &str = "a string";
-        match self.value(key, EXPECTED)? {
-            None => Ok(None),
-            Some(Value::Text(text)) => Ok(Some(text.to_string())),
-            Some(other) => Err(self.wrong(key, other.to_string(), EXPECTED)),
-        }
-    }
-
-    fn string(&self, key: &'static str) -> Result<String, ModelError> {
-        let value = self.optional_string(key)?;
-        self.required(key, value)
-    }
-
-    fn optional_natural(&self, key: &str) -> Result<Option<u64>, ModelError> {
-        const EXPECTED: &str = "a whole number from 0";
-        match self.value(key, EXPECTED)? {
-            None => Ok(None),
-            Some(Value::Integer(number)) => {
-                u64::try_from(*number).map(Some).map_err(|_| self.wrong(key, number.to_string(), EXPECTED))
-            }
-            Some(other) => Err(self.wrong(key, other.to_string(), EXPECTED)),
-        }
-    }
-
-    fn natural(&self, key: &'static str) -> Result<u64, ModelError> {
-        let value = self.optional_natural(key)?;
-        self.required(key, value)
-    }
-
-    /// A number of sectors, in bytes.
-    fn sectors(&self, key: &'static str) -> Result<u64, ModelError> {
-        let sectors = self.natural(key)?;
-        sectors
-            .checked_mul(SECTOR as u64)
-            .ok_or_else(|| self.wrong(key, sectors.to_string(), "a size in sectors below 2^55"))
-    }
-
-    /// A list of strings; not there means empty.
-    fn strings(&self, key: &str) -> Result<Vec<String>, ModelError> {
-        const EXPECTED: &str = "a list of strings";
-        let list = match self.value(key, EXPECTED)? {
-            None => return Ok(Vec::new()),
-            Some(Value::List(list)) => list.as_slice(),
-            // LVM reads a lone string as a list of one.
-            Some(single) => std::slice::from_ref(single),
-        };
-        list.iter()
-            .map(|value| match value {
-                Value::Text(text) => Ok(text.to_string()),
-                other => Err(self.wrong(key, other.to_string(), EXPECTED)),
-            })
-            .collect()
-    }
-
-    /// Status words, which LVM always writes, and the later flags.
-    fn flags(&self) -> Result<Vec<String>, ModelError> {
-        self.required("status", self.section.get("status"))?;
-        let mut words = self.strings("status")?;
-        words.extend(self.strings("flags")?);
-        Ok(words)
-    }
-
-    fn uuid(&self) -> Result<LvmUuid, ModelError> {
-        let written = self.string("id")?;
-        LvmUuid::from_str(&written).map_err(|source| ModelError::Uuid {
-            line: self.section.get("id").map_or(self.line, |entry| entry.line),
-            place: self.path.clone(),
-            source,
-        })
-    }
 }
 
 #[cfg(test)]

@@ -10,9 +10,10 @@ pub mod assemble;
 pub mod header;
 mod import;
 pub mod model;
+mod place;
 pub mod read;
 pub mod text;
 mod uuid;
 
-pub use import::ModelError;
+pub use place::ModelError;
 pub use uuid::{LvmUuid, UuidError};

@@ -24,7 +24,7 @@ const READERS: &str = "for n in $(seq 0 15); do while :; do \
 const LINES: usize = 6;
 const PERIOD: Duration = Duration::from_secs(3);
 /// How long two pods may take to run, and their weights to be enforced.
-const LIMIT: Duration = Duration::from_secs(240);
+const LIMIT: Duration = Duration::from_secs(600);
 
 /// Shows it on a node whose disk does [`IOPS`] by a model of [`MODEL_IOPS`]; what came out.
 pub fn show(cluster: &Cluster, kubectl: &Kubectl, node: &str) -> Result<String> {
