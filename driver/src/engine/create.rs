@@ -103,6 +103,16 @@ pub enum CreateError {
         /// Why.
         bound: Bound,
     },
+    /// Nobody knows whether there is enough room.
+    #[error("the kernel did not tell in time how full thin pool {vg}/{pool} of node {node} is; ask again")]
+    RoomUnknown {
+        /// This node.
+        node: String,
+        /// The group.
+        vg: String,
+        /// The pool.
+        pool: String,
+    },
     /// It would fit, and the other claims of its pod would not.
     #[error(
         "claims {} of one pod need {} together, node {node} has room for {}: none of them is made here, so that the pod \

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::config::DeviceClass;
 use crate::lvm::metadata::model::LogicalVolume;
-use crate::volume::capacity::{Demand, Ledger, Policy, Pool, PoolSpace, PoolStep, Room, Unusable};
+use crate::volume::capacity::{Bound, Demand, Ledger, Policy, Pool, PoolSpace, PoolStep, Room, Unusable};
 use crate::volume::tags::POOL_MARK;
 use crate::volume::{Bytes, Provisioning};
 
@@ -12,6 +12,7 @@ use super::changes::Reason;
 use super::group::{Group, Unreadable};
 use super::pod::NotTogether;
 use super::underway::{BeingMade, Place};
+use super::usage::UsageError;
 use super::{CreateError, CreateRequest, Engine, Reading};
 
 /// Why no figure can be given.
@@ -125,9 +126,14 @@ impl Engine {
     }
 
     fn no_room(&self, demand: &Demand<'_>, room: Room) -> CreateError {
+        let (node, vg) = (self.node.to_string(), demand.group.to_owned());
+        // What could not be told is not "none": the pod need not go elsewhere.
+        if room.bound == Bound::Pool(Unusable::Unanswered) {
+            return CreateError::RoomUnknown { node, vg, pool: demand.policy.pool.clone() };
+        }
         CreateError::NoRoom {
-            node: self.node.to_string(),
-            vg: demand.group.to_owned(),
+            node,
+            vg,
             wanted: demand.size,
             provisioning: demand.provisioning,
             largest: room.largest,
@@ -165,6 +171,9 @@ impl Engine {
         let fill = match self.gauge.fill(group, lv, changing).await {
             Ok(Some(fill)) => fill,
             Ok(None) => return Pool::Unusable(Unusable::Failed),
+            Err(error) if matches!(error, UsageError::Slow { .. }) || changing() => {
+                return Pool::Unusable(Unusable::Unanswered);
+            }
             Err(_) => return Pool::Unusable(Unusable::Unmeasured),
         };
         Pool::Present(PoolSpace {

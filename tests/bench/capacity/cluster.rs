@@ -92,9 +92,8 @@ impl fmt::Display for Figures {
         )?;
         let head = |what| format!("{what:>9} {:>8} {:>8}", "p99", "max");
         writeln!(f, "{:<44} {:>4} {}   {}", "", "n", head("end: p50"), head("beg: p50"))?;
-        for Delay { what, from_end, from_begin } in &self.delays {
-            let row = |of: &Percentiles| format!("{:>9.0} {:>8.0} {:>8.0}", of.p50_ms, of.p99_ms, of.max_ms);
-            writeln!(f, "{what:<44} {:>4} {}   {}", from_end.samples, row(from_end), row(from_begin))?;
+        for delay in &self.delays {
+            writeln!(f, "{delay}")?;
         }
         writeln!(f, "Requests for capacity objects (APPLY: capacity-reporter; POST, PUT: csi-provisioner)")?;
         for (what, requests) in &self.requests {
@@ -102,6 +101,14 @@ impl fmt::Display for Figures {
             writeln!(f, "  {what:<42} {}", all.join(", "))?;
         }
         Ok(())
+    }
+}
+
+impl fmt::Display for Delay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { what, from_end, from_begin } = self;
+        let row = |of: &Percentiles| format!("{:>9.0} {:>8.0} {:>8.0}", of.p50_ms, of.p99_ms, of.max_ms);
+        write!(f, "{what:<44} {:>4} {}   {}", from_end.samples, row(from_end), row(from_begin))
     }
 }
 
@@ -200,6 +207,12 @@ async fn pause() {
 }
 
 impl Bench {
+    /// Told at once as well: what was measured is not lost with what is measured after it.
+    fn keep(&mut self, delay: Delay) {
+        println!("{delay}");
+        self.delays.push(delay);
+    }
+
     /// Volumes made and deleted over the driver's socket.
     async fn own(&mut self, driver: &mut ControllerClient<Channel>, class: &str, provisioning: &str) -> Result<()> {
         let (mut made, mut deleted) = (Samples::default(), Samples::default());
@@ -218,15 +231,16 @@ impl Bench {
             deleted.add(begin, end, self.observer.changed(REPORTER, class, before.as_deref(), SOON).await?);
             pause().await;
         }
-        self.delays.push(made.named(format!("CreateVolume, {provisioning}; capacity-reporter")));
-        self.delays.push(deleted.named(format!("DeleteVolume, {provisioning}; capacity-reporter")));
+        self.keep(made.named(format!("CreateVolume, {provisioning}; capacity-reporter")));
+        self.keep(deleted.named(format!("DeleteVolume, {provisioning}; capacity-reporter")));
         Ok(())
     }
 
     /// Logical volumes made and removed by hand. With csi-provisioner, thick ones only.
     async fn foreign(&mut self, samples: usize, provisioner: bool) -> Result<()> {
         let classes = if provisioner { &CLASSES[1..] } else { &CLASSES[..] };
-        let (who, limit) = if provisioner { (self.provisioner.as_str(), LATE) } else { (REPORTER, SOON) };
+        let publisher = self.provisioner.clone();
+        let (who, limit) = if provisioner { (publisher.as_str(), LATE) } else { (REPORTER, SOON) };
         for (class, provisioning) in classes {
             let thin = ["lvcreate", "--yes", "--activate", "n", "--virtualsize", "32m", "--thinpool", "quarry-pool"];
             let thick = ["lvcreate", "--yes", "--activate", "n", "--zero", "n", "--size", "32m"];
@@ -249,8 +263,8 @@ impl Bench {
                 }
             }
             let who = if provisioner { "csi-provisioner" } else { "capacity-reporter" };
-            self.delays.push(made.named(format!("lvcreate by hand, {provisioning}; {who}")));
-            self.delays.push(removed.named(format!("lvremove by hand, {provisioning}; {who}")));
+            self.keep(made.named(format!("lvcreate by hand, {provisioning}; {who}")));
+            self.keep(removed.named(format!("lvremove by hand, {provisioning}; {who}")));
         }
         Ok(())
     }
@@ -322,8 +336,8 @@ impl Bench {
             );
             pause().await;
         }
-        self.delays.push(reporter.named("a claim's volume; capacity-reporter".to_owned()));
-        self.delays.push(provisioner.named("a claim's volume; csi-provisioner".to_owned()));
+        self.keep(reporter.named("a claim's volume; capacity-reporter".to_owned()));
+        self.keep(provisioner.named("a claim's volume; csi-provisioner".to_owned()));
         self.remove_claims().await
     }
 

@@ -65,7 +65,9 @@ impl From<CreateVolumeError> for Status {
                 Code::Aborted
             }
             E::Engine(CreateError::BeingDeleted(_)) => Code::Aborted,
-            E::Engine(CreateError::Unreadable(_) | CreateError::Journal(_)) => Code::Unavailable,
+            E::Engine(CreateError::Unreadable(_) | CreateError::Journal(_) | CreateError::RoomUnknown { .. }) => {
+                Code::Unavailable
+            }
             // Final: asking again makes no difference before a person has decided.
             E::Engine(CreateError::Lost { .. }) => Code::FailedPrecondition,
             E::Engine(CreateError::Different { .. } | CreateError::Foreign { .. }) => Code::AlreadyExists,
@@ -171,6 +173,14 @@ mod tests {
         change(&mut request);
         let status = Status::from(validate(&request, &TopologyValue::for_node("node-1")).unwrap_err());
         (status.code(), status.message().to_owned())
+    }
+
+    #[test]
+    fn room_that_nobody_could_tell_is_asked_for_again_and_not_looked_for_elsewhere() {
+        let unknown = CreateError::RoomUnknown { node: "n1".into(), vg: "quarry".into(), pool: "quarry-pool".into() };
+        let status = Status::from(CreateVolumeError::from(unknown));
+        assert_eq!(status.code(), Code::Unavailable);
+        assert!(status.message().contains("quarry/quarry-pool") && status.message().contains("ask again"));
     }
 
     #[test]

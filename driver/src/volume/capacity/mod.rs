@@ -125,6 +125,7 @@ impl fmt::Display for Bound {
                 "the name of the thin pool, which belongs to another kind of logical volume"
             }
             Self::Pool(Unusable::Unmeasured) => "the thin pool, whose fill cannot be read from the kernel",
+            Self::Pool(Unusable::Unanswered) => "the thin pool, whose fill the kernel did not tell in time",
             Self::Pool(Unusable::Failed) => {
                 "the thin pool, which has failed or needs a check (lvs -o lv_health_status)"
             }

@@ -41,6 +41,8 @@ pub enum Unusable {
     NotAPool,
     /// The kernel's state of the pool could not be read, or it is not active.
     Unmeasured,
+    /// The kernel did not tell in time, or a command was changing the pool: it may tell when asked again.
+    Unanswered,
     /// The kernel says that it failed, is read-only or needs a check.
     Failed,
 }
