@@ -7,7 +7,7 @@ use tonic::Code;
 
 use crate::node::{Node, SICK, WELL, eventually, readable, settled};
 use crate::pod::Pod;
-use crate::scene::{MIB, filesystem, refused, shell};
+use crate::scene::{MIB, block, filesystem, refused, shell};
 use crate::watch::{ask, children, metric, threads};
 
 /// LVM's lock of a volume group, held: its commands wait for it before they open anything.
@@ -139,6 +139,28 @@ async fn a_disk_that_hangs_for_a_moment_is_no_fault() {
     let (made, ()) = tokio::join!(asked, healed);
     made.unwrap();
     assert_eq!(ask("/readyz").await.0, 200);
+    node.deleted("node-1/pvc-1").await.unwrap();
+    node.deleted("node-1/pvc-2").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_pool_whose_fill_the_kernel_does_not_tell_is_not_taken_for_a_full_one() {
+    let thin = &[("deviceClass", "sick")];
+    let node = Node::with(1, 1024, "", "timeouts: {answerSeconds: 20, nodeAnswerSeconds: 20}\n").await;
+    node.create(block("pvc-1", 64 * MIB, thin)).await.unwrap();
+    node.disks[0].hang().unwrap();
+    // The pool writes down that it gave a block away, and holds its lock until the disk took that.
+    let device = format!("/dev/{}/pvc-1", node.sick.name());
+    shell(&format!("dd if=/dev/zero of={device} bs=64k count=1 oflag=direct conv=fsync status=none >/dev/null 2>&1 &"));
+    eventually("nothing is published of the pool", || async { node.room(thin).await.unwrap() == 0 }).await;
+    // "Full" would send the pod to another node.
+    let parts = [node.sick.name(), "quarry-pool", "node-1", "did not tell in time", "ask again"];
+    refused(node.create_once("pvc-2", thin).await, Code::Unavailable, &parts);
+    node.other_group_is_served("meanwhile").await;
+
+    node.disks[0].heal().unwrap();
+    node.made("pvc-2", thin).await.unwrap();
+    assert!(node.room(thin).await.unwrap() > 0);
     node.deleted("node-1/pvc-1").await.unwrap();
     node.deleted("node-1/pvc-2").await.unwrap();
 }

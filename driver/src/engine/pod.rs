@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::journal::Claim;
-use crate::volume::capacity::{Demand, Ledger, Policy, fit_in_any_order};
+use crate::volume::capacity::{Bound, Demand, Ledger, Policy, Unusable, fit_in_any_order};
 use crate::volume::size::SizeRange;
 use crate::volume::{Bytes, Content, LvName, Provisioning};
 
@@ -43,6 +43,20 @@ pub struct NotTogether {
     pub needed: Bytes,
     /// What there is for one volume, by volume group and provisioning.
     pub rooms: String,
+}
+
+/// Why none of a pod's claims is made now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PodRefusal {
+    /// They do not fit.
+    NotTogether(NotTogether),
+    /// The kernel did not tell in time how full a pool is that one of them needs: this is no "they do not fit".
+    Unknown {
+        /// The pool's group.
+        vg: String,
+        /// The pool.
+        pool: String,
+    },
 }
 
 /// What is looked at to decide whether a pod's claims fit together.
@@ -104,8 +118,8 @@ impl PodRoom<'_> {
     /// Whether, with the first claim's volume made now, those of the others can be made after it.
     ///
     /// # Errors
-    /// [`NotTogether`].
-    pub fn fits(&self, entries: &Entries) -> Result<(), NotTogether> {
+    /// [`PodRefusal`].
+    pub fn fits(&self, entries: &Entries) -> Result<(), PodRefusal> {
         if self.others.is_empty() || self.pinned || self.unknown || self.others.iter().any(|o| entries.has(&o.lv)) {
             return Ok(());
         }
@@ -114,13 +128,29 @@ impl PodRoom<'_> {
             entries.take_from(&mut ledger, reading, None);
             (name.clone(), ledger)
         };
-        let ledgers: BTreeMap<String, Ledger> = self.groups.iter().map(taken).collect();
+        self.fits_into(&self.groups.iter().map(taken).collect())
+    }
+
+    /// The same, of groups that have this room.
+    fn fits_into(&self, ledgers: &BTreeMap<String, Ledger>) -> Result<(), PodRefusal> {
         let demands: Vec<Demand<'_>> = self.claims().filter_map(|claim| self.demand(claim)).collect();
         let fits = match &demands[..] {
-            [first, others @ ..] if demands.len() == self.others.len() + 1 => fit_in_any_order(&ledgers, first, others),
+            [first, others @ ..] if demands.len() == self.others.len() + 1 => fit_in_any_order(ledgers, first, others),
             _ => false,
         };
-        if fits { Ok(()) } else { Err(self.say(&ledgers)) }
+        if fits {
+            return Ok(());
+        }
+        let unanswered = |demand: &&Demand<'_>| {
+            let room = ledgers.get(demand.group).map(|ledger| ledger.room(demand.policy, demand.provisioning));
+            room.is_some_and(|room| room.bound == Bound::Pool(Unusable::Unanswered))
+        };
+        Err(match demands.iter().find(unanswered) {
+            Some(Demand { group, policy, .. }) => {
+                PodRefusal::Unknown { vg: (*group).to_owned(), pool: policy.pool.clone() }
+            }
+            None => PodRefusal::NotTogether(self.say(ledgers)),
+        })
     }
 
     fn claims(&self) -> impl Iterator<Item = &PodClaim> {
@@ -161,5 +191,51 @@ impl PodRoom<'_> {
         let needed = self.claims().map(|claim| claim.requested.0).fold(0, u64::saturating_add);
         let claims: Vec<String> = self.claims().map(name).collect();
         NotTogether { claims: claims.join(", "), needed: Bytes(needed), rooms: rooms.join(", ") }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::volume::capacity::Pool;
+    use crate::volume::capacity::tests::{group, policy};
+
+    const MIB: u64 = 1024 * 1024;
+
+    fn claim(name: &str, provisioning: Provisioning, mib: u64) -> PodClaim {
+        PodClaim {
+            claim: Claim { namespace: "default".to_owned(), name: name.to_owned() },
+            lv: LvName::parse(&format!("pvc-{name}")).unwrap(),
+            class: "fast".to_owned(),
+            provisioning,
+            content: Content::Block,
+            requested: Bytes(mib * MIB),
+        }
+    }
+
+    /// What becomes of a thick and a thin claim of one pod in a group of 1000 extents of 4 MiB with this pool.
+    fn asked(thick: u64, thin: u64, pool: Pool) -> Result<(), PodRefusal> {
+        let (a, b) = (claim("a", Provisioning::Thick, thick), claim("b", Provisioning::Thin, thin));
+        let room = PodRoom {
+            first: &a,
+            others: vec![&b],
+            groups: BTreeMap::new(),
+            classes: [("fast".to_owned(), (policy(), "vg".to_owned()))].into(),
+            unknown: false,
+            pinned: false,
+        };
+        let ledger = Ledger::new(group(1000, 1000, 4 * MIB), [("pool".to_owned(), pool)].into());
+        room.fits_into(&[("vg".to_owned(), ledger)].into())
+    }
+
+    #[test]
+    fn a_pool_whose_fill_is_not_told_is_not_taken_for_one_without_room() {
+        assert_eq!(asked(100, 100, Pool::Absent), Ok(()));
+        let refused = asked(100, 100_000, Pool::Absent).unwrap_err();
+        assert!(matches!(&refused, PodRefusal::NotTogether(why) if why.claims.contains("default/b")), "{refused:?}");
+        let unusable = asked(100, 100, Pool::Unusable(Unusable::Unmeasured)).unwrap_err();
+        assert!(matches!(unusable, PodRefusal::NotTogether(_)), "{unusable:?}");
+        let unknown = PodRefusal::Unknown { vg: "vg".to_owned(), pool: "pool".to_owned() };
+        assert_eq!(asked(100, 100, Pool::Unusable(Unusable::Unanswered)), Err(unknown));
     }
 }

@@ -10,7 +10,7 @@ use crate::volume::{Bytes, Provisioning};
 
 use super::changes::Reason;
 use super::group::{Group, Unreadable};
-use super::pod::NotTogether;
+use super::pod::{NotTogether, PodRefusal};
 use super::underway::{BeingMade, Place};
 use super::usage::UsageError;
 use super::{CreateError, CreateRequest, Engine, Reading};
@@ -65,7 +65,8 @@ impl Engine {
     /// Sets room aside for a volume that is to be made.
     ///
     /// # Errors
-    /// [`CreateError::NoRoom`]; [`CreateError::NotTogether`] where it would fit and the other claims of its pod would not.
+    /// [`CreateError::NoRoom`]; [`CreateError::NotTogether`] where it would fit and the other claims of its pod would not;
+    /// [`CreateError::RoomUnknown`].
     pub(super) async fn set_aside(
         &self,
         request: &CreateRequest,
@@ -86,6 +87,11 @@ impl Engine {
         ledger.admit(&demand).map_err(|room| self.no_room(&demand, room))?;
         if let Some(Err(refused)) = pod.map(|pod| pod.fits(&entries)) {
             drop(entries);
+            let node = self.node.to_string();
+            let refused = match refused {
+                PodRefusal::NotTogether(refused) => refused,
+                PodRefusal::Unknown { vg, pool } => return Err(CreateError::RoomUnknown { node, vg, pool }),
+            };
             if let Some(own) = own {
                 let lasts = self.holds.begin(own, request.siblings.clone());
                 let NotTogether { claims, rooms, .. } = &refused;
@@ -97,7 +103,7 @@ impl Engine {
                 );
                 self.changes.hint(Reason::HoldBegun);
             }
-            return Err(CreateError::NotTogether { node: self.node.to_string(), refused });
+            return Err(CreateError::NotTogether { node, refused });
         }
         let entry = BeingMade { lv: request.lv.clone(), vg: group.uuid(), policy, provisioning, size };
         Ok(entries.add(self, entry))
@@ -107,7 +113,7 @@ impl Engine {
     /// of the pool before. Turns to change the group need not come in the order of places.
     ///
     /// # Errors
-    /// [`CreateError::NoRoom`].
+    /// [`CreateError::NoRoom`]; [`CreateError::RoomUnknown`].
     pub(super) async fn admit(
         &self,
         place: &Place<'_>,

@@ -222,10 +222,10 @@ fn scale(bytes: Bytes, ratio: f64) -> Bytes {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    pub(super) fn group(total: u64, free: u64, extent: u64) -> GroupSpace {
+    pub(crate) fn group(total: u64, free: u64, extent: u64) -> GroupSpace {
         GroupSpace {
             extent: Bytes(extent),
             total_extents: total,
@@ -238,7 +238,7 @@ mod tests {
         }
     }
 
-    pub(super) fn policy() -> Policy {
+    pub(crate) fn policy() -> Policy {
         Policy { reserve: Bytes(0), pool: "pool".to_owned(), percent: 90, ratio: 1.0 }
     }
 
