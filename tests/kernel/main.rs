@@ -6,6 +6,7 @@ mod bed;
 mod behind;
 mod capacity;
 mod claims;
+mod disks;
 mod filesystem;
 mod journal;
 #[path = "../../driver/tests/support/lvm_report.rs"]
