@@ -143,22 +143,43 @@ async fn a_disk_that_hangs_for_a_moment_is_no_fault() {
     node.deleted("node-1/pvc-2").await.unwrap();
 }
 
+/// A device of device-mapper that answers nothing until this is dropped.
+struct Suspended(String);
+
+impl Suspended {
+    fn new(name: String) -> Self {
+        shell(&format!("dmsetup suspend --nolockfs --noudevsync {name}"));
+        Self(name)
+    }
+}
+
+impl Drop for Suspended {
+    fn drop(&mut self) {
+        shell(&format!("dmsetup resume --noudevsync {}", self.0));
+    }
+}
+
 #[tokio::test]
 async fn a_pool_whose_fill_the_kernel_does_not_tell_is_not_taken_for_a_full_one() {
     let thin = &[("deviceClass", "sick")];
     let node = Node::with(1, 1024, "", "timeouts: {answerSeconds: 20, nodeAnswerSeconds: 20}\n").await;
     node.create(block("pvc-1", 64 * MIB, thin)).await.unwrap();
-    node.disks[0].hang().unwrap();
+    // The disk itself answers, so that the group can be read.
+    let hung = Suspended::new(format!("{}-quarry--pool_tmeta", node.sick.name()));
     // The pool writes down that it gave a block away, and holds its lock until the disk took that.
-    let device = format!("/dev/{}/pvc-1", node.sick.name());
-    shell(&format!("dd if=/dev/zero of={device} bs=64k count=1 oflag=direct conv=fsync status=none >/dev/null 2>&1 &"));
+    let device = std::fs::File::options().write(true).open(format!("/dev/{}/pvc-1", node.sick.name())).unwrap();
+    let written = tokio::task::spawn_blocking(move || {
+        std::os::unix::fs::FileExt::write_all_at(&device, &[1; 65536], 0)?;
+        device.sync_all()
+    });
     eventually("nothing is published of the pool", || async { node.room(thin).await.unwrap() == 0 }).await;
     // "Full" would send the pod to another node.
     let parts = [node.sick.name(), "quarry-pool", "node-1", "did not tell in time", "ask again"];
     refused(node.create_once("pvc-2", thin).await, Code::Unavailable, &parts);
     node.other_group_is_served("meanwhile").await;
 
-    node.disks[0].heal().unwrap();
+    drop(hung);
+    written.await.unwrap().unwrap();
     node.made("pvc-2", thin).await.unwrap();
     assert!(node.room(thin).await.unwrap() > 0);
     node.deleted("node-1/pvc-1").await.unwrap();
